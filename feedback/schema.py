@@ -149,7 +149,9 @@ class Reply(SQLModel, table=True):
     sampling: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     template_digest: str | None = None
     policy_version: str = Field(index=True)
-    mixed_versions: list[str] | None = Field(default=None, sa_column=Column(JSON))  # set: never trained on
+    mixed_versions: list[str] | None = Field(
+        default=None, sa_column=Column(JSON(none_as_null=True))
+    )  # set: never trained on
     arm: str = "stable"  # stable, canary, left, right, imported
     propensity: float = 1.0  # the probability with which the arm was chosen
     source: str = "chat"  # chat, or the name of an import
@@ -175,6 +177,7 @@ class Vote(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("target_id", "user_id", "revision", name="uq_vote_revision"),
         UniqueConstraint("user_id", "idempotency_key", name="uq_vote_idempotency"),
+        {"sqlite_autoincrement": True},  # an id is never given twice, not even after an erasure
     )
 
     id: int | None = Field(default=None, primary_key=True)
@@ -191,7 +194,7 @@ class Vote(SQLModel, table=True):
     harmful: bool = False
     choice: str | None = None
     idempotency_key: str | None = None
-    body_digest: str | None = None  # the same idempotency key with another body is refused
+    body_digest: str | None = None  # of target and ballot: tells a repeat from a change
     quarantined: bool = False
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 
@@ -315,7 +318,8 @@ class TrainingSample(SQLModel, table=True):
     """Lineage: one vote that one reward model learned from (or was tested on)."""
 
     __tablename__ = "training_sample"
-    __table_args__ = (UniqueConstraint("run_id", "vote_id", name="uq_sample_vote"),)
+    # One vote can be two samples: a thumb, and the correction that came with it.
+    __table_args__ = (UniqueConstraint("run_id", "vote_id", "kind", name="uq_sample_vote"),)
 
     id: int | None = Field(default=None, primary_key=True)
     run_id: str = Field(index=True)

@@ -1,0 +1,36 @@
+"""The few statements that SQLite and PostgreSQL share but SQLAlchemy spells per dialect. Not a query builder."""
+
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Executable, Table
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+from sqlmodel import SQLModel
+
+
+def table(model: type[SQLModel]) -> Table:
+    found = model.__table__  # type: ignore[attr-defined]
+    assert isinstance(found, Table)
+    return found
+
+
+def columns(model: type[SQLModel]) -> Any:
+    """The columns as SQLAlchemy types them; SQLModel's attributes are typed as the values they hold."""
+    return table(model).c
+
+
+@lru_cache(maxsize=64)
+def _insert_ignore(dialect: str, target: Table) -> Executable:
+    insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
+    return insert(target).on_conflict_do_nothing().returning(*target.primary_key.columns)
+
+
+def insert_ignore(session: Session, model: type[SQLModel], row: dict[str, Any]) -> Any:
+    """Inserts the row and returns its primary key; None when a unique constraint says that it is there already.
+
+    Unlike catching IntegrityError, a conflict does not end PostgreSQL's transaction. `row` must name every column
+    whose Python-side default it does not want.
+    """
+    statement = _insert_ignore(session.get_bind().dialect.name, table(model))
+    return session.execute(statement, row).scalar()

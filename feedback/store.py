@@ -1,0 +1,192 @@
+"""The database behind the log: SQLite by default, PostgreSQL by URL; and the two kinds of transaction.
+
+`read()` is one consistent snapshot that cannot write. `write()` is one transaction, committed once, at its end. On
+SQLite every write transaction of every process takes the same file lock around BEGIN IMMEDIATE ... COMMIT: see
+docs/decisions/0002-one-writer-per-database.md. This module holds no queries.
+"""
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlmodel import Session
+
+from feedback.errors import FeedbackError, StorageBusy, storage_error
+from feedback.settings import Settings
+
+BUSY_TIMEOUT_SECONDS = 5.0
+_WRITE = "kudos_write"
+
+
+class WriterLock:
+    """An exclusive lock on a file beside the database, shared by all threads and processes that write to it.
+
+    The kernel drops it when its holder dies, so a crash leaves nothing behind.
+    """
+
+    def __init__(self, path: Path, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> None:
+        self._path = path
+        self._timeout_seconds = timeout_seconds
+        self._threads = threading.Lock()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        deadline = time.monotonic() + self._timeout_seconds
+        if not self._threads.acquire(timeout=self._timeout_seconds):
+            raise StorageBusy(f"another thread has been writing for {self._timeout_seconds:g} s")
+        try:
+            # Opened anew each time: a descriptor that a fork shares would share the lock as well.
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                self._wait(descriptor, deadline)
+                yield
+            finally:
+                os.close(descriptor)
+        finally:
+            self._threads.release()
+
+    def _wait(self, descriptor: int, deadline: float) -> None:
+        pause_seconds = 0.0005
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise StorageBusy(f"another process has been writing for {self._timeout_seconds:g} s") from None
+                time.sleep(pause_seconds)
+                pause_seconds = min(pause_seconds * 2, 0.01)
+            else:
+                return
+
+
+class Store:
+    """Hands out sessions. Safe to share between threads; not between processes."""
+
+    def __init__(self, url: str) -> None:
+        self.url = database_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._writer = WriterLock(Path(f"{self.url.database}-writer")) if self.is_sqlite else None
+        self.engine = _sqlite_engine(self.url) if self.is_sqlite else _postgres_engine(self.url)
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A snapshot: two queries in it see the same rows. Writing in it is an error."""
+        options: dict[str, Any] = (
+            {} if self.is_sqlite else {"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"}
+        )
+        with (
+            _translated(),
+            self.engine.connect().execution_options(**options) as connection,
+            Session(connection, expire_on_commit=False) as session,
+        ):
+            yield session
+            session.rollback()
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """One transaction, committed when the block ends and rolled back when it raises."""
+        with self.transaction() as connection, Session(connection, expire_on_commit=False) as session:
+            # The session joins the transaction and leaves the commit to it: one commit, at the edge.
+            yield session
+            session.flush()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """What `write` and the ledger are made of. Storage errors come out as `StorageError`."""
+        with (
+            _translated(),
+            self._writer.held() if self._writer else nullcontext(),
+            self.engine.connect().execution_options(**{_WRITE: True}) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (DBAPIError, PoolTimeout) as error:
+        mapped = storage_error(error)
+        if mapped is None:
+            raise
+        raise mapped from error
+
+
+def database_url(url: str) -> URL:
+    """The URL with the driver that kudos uses; `postgres://` and `postgresql://` are both understood."""
+    parsed = make_url(url.replace("postgres://", "postgresql://", 1) if url.startswith("postgres://") else url)
+    backend = parsed.get_backend_name()
+    if backend == "postgresql":
+        return parsed.set(drivername="postgresql+psycopg")
+    if backend != "sqlite":
+        raise FeedbackError(f"database_url: {backend!r} is not supported; use sqlite:///... or postgresql://...")
+    if not parsed.database or parsed.database == ":memory:":
+        raise FeedbackError("database_url: SQLite needs a file, because votes must outlive the process")
+    return parsed
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, pool_size=8, max_overflow=24)
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver would begin by itself, and too late
+        _enter_wal(connection)
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        writing = connection.get_execution_options().get(_WRITE, False)
+        connection.exec_driver_sql(f"PRAGMA query_only = {0 if writing else 1}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+    return engine
+
+
+def _enter_wal(connection: Any) -> None:
+    # Two processes that open a new file at once: SQLite answers "locked" to one of them without waiting.
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except connection.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _postgres_engine(url: URL) -> Engine:
+    # pool_pre_ping: after the server was restarted, the first request would otherwise fail for each old connection.
+    return create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=24, connect_args={"connect_timeout": 5})
+
+
+def open_store(settings: Settings) -> Store:
+    """Migrates the database to this version's schema, then opens it."""
+    from feedback.migrate import upgrade  # Alembic is slow to import, and most commands never come here
+
+    if settings.database_url is None:
+        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    store = Store(settings.database)
+    try:
+        upgrade(store)
+    except BaseException:
+        store.close()
+        raise
+    return store
