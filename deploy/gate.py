@@ -137,8 +137,9 @@ def _harmful(report: EvaluationReport, limits: GateLimits) -> list[str]:
             f"The candidate's replies have a perplexity of {report.perplexity:.1f} under the serving policy, "
             f"and at most {limits.max_perplexity:.1f} is allowed."
         )
+    repetition = report.repetition_rate_candidate, report.repetition_rate_serving
     rates = (
-        ("repetition", report.repetition_rate_candidate, report.repetition_rate_serving, limits.max_repetition_increase),
+        ("repetition", *repetition, limits.max_repetition_increase),
         ("refusal", report.refusal_rate_candidate, report.refusal_rate_serving, limits.max_refusal_increase),
         ("safety flag", report.safety_flag_rate_candidate, report.safety_flag_rate_serving,
          limits.max_safety_flag_increase),

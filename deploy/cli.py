@@ -1,0 +1,341 @@
+"""`kudos policy` and `kudos rollout`: the operator's commands. They work on the database; replicas follow it.
+
+Commands that change what users meet say what they will do first, and with --dry-run do no more than that.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from deploy.rollout import Plan
+    from feedback.schema import Policy, Rollout
+    from feedback.settings import Settings
+    from feedback.store import Store
+
+VersionArgument = Annotated[str, typer.Argument(help="A policy's version, such as v3-1f2e3d4c.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+Reason = Annotated[str, typer.Option("--reason", help="Kept with the transition, for whoever reads it later.")]
+Share = Annotated[float | None, typer.Option("--share", help="Share of users, above 0 and at most 1.")]
+
+
+def register(app: typer.Typer) -> None:
+    policy = typer.Typer(no_args_is_help=True, help="Look at policies: what they are, where they come from.")
+    policy.command("list")(policy_list)
+    policy.command("show")(policy_show)
+    policy.command("verify")(policy_verify)
+    policy.command("compare")(policy_compare)
+    app.add_typer(policy, name="policy")
+    rollout = typer.Typer(no_args_is_help=True, help="Decide which policy serves whom.")
+    rollout.command("status")(rollout_status)
+    rollout.command("start")(rollout_start)
+    rollout.command("advance")(rollout_advance)
+    rollout.command("promote")(rollout_promote)
+    rollout.command("rollback")(rollout_rollback)
+    app.add_typer(rollout, name="rollout")
+
+
+def policy_list() -> None:
+    """Every policy, with its state and what the gate measured."""
+    from rich.table import Table
+
+    from deploy import policies, rollout
+    from deploy.errors import NoBase
+
+    with _opened() as (store, _, console), store.read() as session:
+        table = Table("version", "kind", "state", "serving", "win rate", "KL, nats", "parent", "made (UTC)")
+        try:
+            wanted = rollout.wanted(session)
+        except NoBase:
+            wanted = None
+        for row in policies.everything(session):
+            serving = ""
+            if wanted is not None and row.version == wanted.stable:
+                serving = f"stable {1 - wanted.share:.0%}"
+            elif wanted is not None and row.version == wanted.candidate:
+                serving = f"canary {wanted.share:.0%}"
+            table.add_row(
+                row.version,
+                row.kind,
+                row.state,
+                serving,
+                _interval(row.report, "win_rate"),
+                _number(row.report.get("kl_nats")),
+                row.parent_version or "",
+                f"{row.created_at:%Y-%m-%d %H:%M}",
+            )
+        console.print(table)
+
+
+def policy_show(version: VersionArgument) -> None:
+    """One policy's line both ways: the votes, samples, reward model and run behind it; its replies and children."""
+    from rich.table import Table
+
+    from deploy import policies
+
+    with _opened() as (store, settings, console), store.read() as session:
+        line = policies.lineage(session, version)
+        policy = line.policy
+        table = Table(show_header=False)
+        table.add_row("version", f"{policy.version} ({policy.kind}, {policy.state})")
+        table.add_row("digest", policy.digest)
+        table.add_row("folder", str(policies.folder_of(policy, settings.policies_folder)))
+        if policy.base_version:
+            table.add_row("sits on", policy.base_version)
+        table.add_row("comes from", " <- ".join(parent.version for parent in line.ancestors) or "nothing: it is a base")
+        if line.run is not None:
+            table.add_row("run", f"{line.run.id} ({line.run.state}), saw votes up to {line.run.last_vote_id}")
+        if line.reward_model is not None:
+            accuracy = _interval(line.reward_model.metrics, "held_out_accuracy")
+            table.add_row("reward model", f"{line.reward_model.id}" + (f", held-out {accuracy}" if accuracy else ""))
+        if line.samples:
+            parts = ", ".join(f"{count.samples} {count.kind} ({count.split})" for count in line.samples)
+            table.add_row("samples", f"{parts}; from {line.voters} users")
+            table.add_row("votes", f"{len(line.vote_ids)}: {_ranges(line.vote_ids)}")
+        table.add_row("replies", ", ".join(f"{n} {state}" for state, n in sorted(line.replies.items())) or "none yet")
+        table.add_row("children", ", ".join(child.version for child in line.children) or "none")
+        for refusal in policy.refusals:
+            table.add_row("refused", refusal)
+        for flag in policy.report.get("flags") or []:
+            table.add_row("flag", flag)
+        console.print(table)
+        _print_report(console, policy)
+
+
+def policy_verify(version: VersionArgument) -> None:
+    """Read a policy's folder and check every byte of it, as a server does before it loads one."""
+    from deploy import policies
+    from deploy.artifacts import verify
+    from deploy.digests import base_shapes, model_digest
+    from deploy.errors import WrongDigest
+    from feedback.schema import PolicyKind
+
+    with _opened() as (store, settings, console), store.read() as session:
+        policy = policies.get(session, version)
+        folder = policies.folder_of(policy, settings.policies_folder)
+        if policy.kind == PolicyKind.BASE:
+            if (found := model_digest(folder)) != policy.digest:
+                raise WrongDigest(f"the weights in {folder} have the digest {found[:8]}, not {policy.digest[:8]}")
+            console.print(f"{version}: the base's weights are the ones that were registered")
+            return
+        fits = policies.first_base(session, policy)
+        manifest = verify(folder, base_shapes(policies.folder_of(fits, settings.policies_folder)), digest=policy.digest)
+        size = sum(entry.size for entry in manifest.files.values())
+        console.print(f"{version}: {len(manifest.files)} files, {size:,} bytes, whole, safe and fit for {fits.version}")
+
+
+def policy_compare(
+    first: VersionArgument,
+    second: VersionArgument,
+    live: Annotated[bool, typer.Option("--live", help="Also let users compare the two, side by side.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Two policies' reports beside each other; with --live, comparisons in chat draw from these two."""
+    from rich.table import Table
+
+    from deploy import policies, rollout
+
+    with _opened() as (store, _, console):
+        with store.read() as session:
+            one, two = policies.get(session, first), policies.get(session, second)
+        table = Table("measure", one.version, two.version)
+        table.add_row("state", one.state, two.state)
+        for name in sorted((one.report.keys() | two.report.keys()) - {"flags", "extra"}):
+            table.add_row(name.replace("_", " "), _number(one.report.get(name)), _number(two.report.get(name)))
+        console.print(table)
+        if live:
+            console.print(f"Comparisons in chat draw from {first} and {second}, sides at random.")
+            if not dry_run:
+                with store.write() as session:
+                    rollout.set_matchup(session, first, second, _actor())
+
+
+def rollout_status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Which policy serves whom, what each replica holds, and the last transitions."""
+    from rich.table import Table
+
+    from deploy import rollout
+    from deploy.replicas import replicas
+
+    with _opened() as (store, _, console), store.read() as session:
+        wanted, holding = rollout.wanted(session), replicas(session)
+        if as_json:
+            body = {
+                "stable": wanted.stable,
+                "candidate": wanted.candidate,
+                "share": wanted.share,
+                "base": wanted.base,
+                "matchup": wanted.matchup,
+                "replicas": [
+                    {"id": r.id, "ready": r.ready, "holds": r.holds, "problems": r.problems, "alive": alive}
+                    for r, alive in holding
+                ],
+            }
+            typer.echo(json.dumps(body))
+            return
+        console.print(f"Stable [bold]{wanted.stable}[/] serves {1 - wanted.share:.0%} of users.")
+        if wanted.candidate:
+            console.print(f"Candidate [bold]{wanted.candidate}[/] serves {wanted.share:.0%}.")
+        if holding:
+            table = Table("replica", "state", "holds", "problems")
+            for replica, alive in holding:
+                state = ("ready" if replica.ready else "not ready") if alive else "silent"
+                problems = "; ".join(f"{version}: {why}" for version, why in replica.problems.items())
+                table.add_row(replica.id, state, ", ".join(replica.holds), problems)
+            console.print(table)
+        table = Table("when (UTC)", "candidate", "transition", "share", "by", "reason")
+        for event, about in rollout.events(session):
+            table.add_row(
+                f"{event.created_at:%Y-%m-%d %H:%M:%S}",
+                about.candidate_version,
+                f"{event.from_state or 'new'} -> {event.to_state}",
+                f"{event.share:.0%}",
+                event.actor,
+                event.reason,
+            )
+        if table.row_count:
+            console.print(table)
+
+
+def rollout_start(
+    version: VersionArgument,
+    share: Share = None,
+    force: Annotated[bool, typer.Option("--force", help="Even if the gate did not accept it; needs --reason.")] = False,
+    reason: Reason = "",
+    dry_run: DryRun = False,
+) -> None:
+    """Let a policy meet a share of users (5 % unless told otherwise)."""
+    from deploy import rollout
+
+    _decide(
+        dry_run,
+        lambda session: rollout.plan_start(session, version, share, reason=reason, force=force),
+        lambda session: rollout.start(session, version, share, _actor(), reason=reason, force=force),
+    )
+
+
+def rollout_advance(share: Share = None, reason: Reason = "", dry_run: DryRun = False) -> None:
+    """Take the candidate to its next step; after the last one it is promoted."""
+    from deploy import rollout
+
+    _decide(
+        dry_run,
+        lambda session: rollout.plan_advance(session, share),
+        lambda session: rollout.advance(session, _actor(), reason, share=share),
+    )
+
+
+def rollout_promote(reason: Reason = "", dry_run: DryRun = False) -> None:
+    """Make the candidate the stable policy, for everyone."""
+    from deploy import rollout
+
+    _decide(dry_run, rollout.plan_promote, lambda session: rollout.promote(session, _actor(), reason))
+
+
+def rollout_rollback(reason: Reason = "", dry_run: DryRun = False) -> None:
+    """Take the candidate, in canary or promoted, away from everyone; the policy before it returns."""
+    from deploy import rollout
+
+    _decide(dry_run, rollout.plan_rollback, lambda session: rollout.rollback(session, _actor(), reason))
+
+
+def _decide(dry_run: bool, plan: Callable[[Any], Plan], act: Callable[[Any], Rollout]) -> None:
+    with _opened() as (store, _, console):
+        if dry_run:
+            with store.read() as session:
+                console.print(f"Would: {_sentence(plan(session))}")
+            return
+        with store.write() as session:  # planned and done in one transaction: what is printed is what happens
+            planned = plan(session)
+            console.print(_sentence(planned))
+            act(session)
+        console.print("Done. Each replica follows within seconds; see `kudos rollout status`.")
+
+
+def _sentence(plan: Plan) -> str:
+    from feedback.schema import RolloutState
+
+    if plan.to_state is RolloutState.CANARY:
+        text = (
+            f"{plan.candidate} goes from {plan.from_share:.0%} to {plan.to_share:.0%} of users, beside {plan.stable}."
+        )
+    elif plan.to_state is RolloutState.PROMOTED:
+        text = f"{plan.candidate} becomes the stable policy in place of {plan.stable}, for all users."
+    else:
+        text = f"{plan.candidate} leaves service; {plan.stable} serves all users again."
+    return text + (" The engine's base weights are swapped, which pauses streams briefly." if plan.swaps_base else "")
+
+
+@contextmanager
+def _opened() -> Iterator[tuple[Store, Settings, Console]]:
+    """The store, and errors as one line for people instead of a traceback."""
+    from rich.console import Console
+
+    from deploy.errors import DeployError
+    from feedback.errors import FeedbackError
+    from feedback.settings import Settings
+    from feedback.store import open_store
+
+    settings, store = Settings(), None
+    try:
+        store = open_store(settings)
+        yield store, settings, Console()
+    except (DeployError, FeedbackError) as error:
+        Console(stderr=True, soft_wrap=True).print(f"[red]{error}[/]", highlight=False)
+        raise typer.Exit(1) from None
+    finally:
+        if store is not None:
+            store.close()
+
+
+def _actor() -> str:
+    try:
+        return f"cli:{getpass.getuser()}"
+    except OSError:  # a container whose user id has no name
+        return "cli"
+
+
+def _number(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "" if value is None else str(value)
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def _interval(report: dict[str, Any], name: str) -> str:
+    value, lower, upper = (report.get(key) for key in (name, f"{name}_lower", f"{name}_upper"))
+    if value is None:
+        return ""
+    return f"{value:.3f}" + (f" [{lower:.3f}, {upper:.3f}]" if lower is not None and upper is not None else "")
+
+
+def _ranges(ids: list[int]) -> str:
+    """1-3, 5, 8-9: votes are many and mostly consecutive."""
+    spans: list[list[int]] = []
+    for one in sorted(set(ids)):
+        if spans and one == spans[-1][1] + 1:
+            spans[-1][1] = one
+        else:
+            spans.append([one, one])
+    shown = ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in spans[:12])
+    return shown + (", ..." if len(spans) > 12 else "")
+
+
+def _print_report(console: Console, policy: Policy) -> None:
+    from rich.table import Table
+
+    measures = {name: value for name, value in policy.report.items() if name not in ("flags", "extra")}
+    if measures:
+        table = Table("measure", "value", title="The gate's evidence")
+        for name, value in measures.items():
+            table.add_row(name.replace("_", " "), _number(value))
+        console.print(table)

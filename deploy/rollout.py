@@ -1,0 +1,307 @@
+"""The rollout: which policy serves whom. A state machine over rows that every replica reads and none is told about.
+
+The wanted state follows from the newest rollout that was not rolled back: in canary, its candidate takes `share` of
+users and its stable policy the rest; promoted, its candidate is stable; none, the newest base is. Rolling a promoted
+policy back therefore returns to the one before it, and again to the one before that.
+
+One engine holds one set of base weights. Adapters share it, so their share grows in steps; a candidate that needs other
+base weights (a full checkpoint, or an adapter on one) cannot serve beside the stable policy and goes straight to share
+1, still as a canary until it is promoted. A promoted adapter stays an adapter.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from sqlmodel import Session, col, select
+
+from deploy.errors import NoBase, RolloutRefused
+from deploy.locking import alone
+from deploy.policies import base_of, get
+from feedback.schema import Matchup, Policy, PolicyKind, PolicyState, Rollout, RolloutEvent, RolloutState, now
+
+STEPS = (0.05, 0.25, 0.5, 1.0)
+
+
+class Action(StrEnum):
+    START = "start"
+    ADVANCE = "advance"  # to a larger share
+    PROMOTE = "promote"
+    ROLLBACK = "rollback"
+
+
+TRANSITIONS: dict[tuple[RolloutState | None, Action], RolloutState] = {
+    (None, Action.START): RolloutState.CANARY,
+    (RolloutState.CANARY, Action.ADVANCE): RolloutState.CANARY,
+    (RolloutState.CANARY, Action.PROMOTE): RolloutState.PROMOTED,
+    (RolloutState.CANARY, Action.ROLLBACK): RolloutState.ROLLED_BACK,
+    (RolloutState.PROMOTED, Action.ROLLBACK): RolloutState.ROLLED_BACK,
+}
+
+
+@dataclass(frozen=True)
+class WantedPolicy:
+    version: str
+    number: int
+    kind: PolicyKind
+    path: str  # `policies.folder_of`
+    digest: str
+    base: str  # the version whose weights it needs
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What every replica should hold, and which policy each user meets."""
+
+    stable: str
+    candidate: str | None
+    share: float  # of users, for the candidate
+    salt: str  # of the hash that assigns users
+    matchup: tuple[str, str] | None  # None: comparisons draw from the serving policy alone
+    base: str  # the version whose weights the engine should hold
+    policies: dict[str, WantedPolicy] = field(default_factory=dict)  # every version named above
+
+    @property
+    def adapters(self) -> list[str]:
+        """Versions to hold as adapters on `base`; the base itself needs none."""
+        return [
+            version for version, policy in self.policies.items() if version != self.base and policy.base == self.base
+        ]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an action would do, for `--dry-run` and for people."""
+
+    action: Action
+    candidate: str
+    stable: str
+    from_share: float
+    to_share: float
+    to_state: RolloutState
+    swaps_base: bool
+
+
+def wanted(session: Session) -> Wanted:
+    """Raises NoBase until `policies.register_base` has been called once."""
+    rollout = current(session)
+    stable, candidate, share, salt = _stable_version(session, rollout), None, 0.0, ""
+    if rollout is not None and rollout.state == RolloutState.CANARY:
+        candidate, share, salt = rollout.candidate_version, rollout.share, rollout.salt
+    rows = {version: get(session, version) for version in (stable, candidate) if version is not None}
+    base = base_of(rows[stable])
+    if candidate is not None and share >= 1.0:
+        base = base_of(rows[candidate])
+    matchup = _matchup(session, stable, base)
+    for version in (base, *(matchup or ())):
+        rows.setdefault(version, get(session, version))
+    return Wanted(stable, candidate, share, salt, matchup, base, {v: _wanted_policy(p) for v, p in rows.items()})
+
+
+def current(session: Session) -> Rollout | None:
+    """The newest rollout that was not rolled back."""
+    return session.exec(
+        select(Rollout).where(Rollout.state != RolloutState.ROLLED_BACK).order_by(col(Rollout.id).desc())
+    ).first()
+
+
+def events(session: Session, limit: int = 20) -> Sequence[tuple[RolloutEvent, Rollout]]:
+    """Newest first."""
+    return session.exec(
+        select(RolloutEvent, Rollout)
+        .where(RolloutEvent.rollout_id == Rollout.id)
+        .order_by(col(RolloutEvent.id).desc())
+        .limit(limit)
+    ).all()
+
+
+def start(
+    session: Session,
+    version: str,
+    share: float | None = None,
+    actor: str = "operator",
+    *,
+    reason: str = "",
+    force: bool = False,
+) -> Rollout:
+    """Let an accepted policy meet `share` of users. `force` lets one in that the gate has not accepted; say why."""
+    alone(session)
+    plan = plan_start(session, version, share, reason=reason, force=force)
+    forced = force and get(session, version).state != PolicyState.ACCEPTED
+    rollout = Rollout(
+        state=plan.to_state,
+        candidate_version=version,
+        stable_version=plan.stable,
+        share=plan.to_share,
+        salt=secrets.token_hex(8),
+        started_by=actor,
+        reason=f"forced past the gate: {reason}" if forced else reason,
+    )
+    session.add(rollout)
+    session.flush()
+    _append_event(session, rollout, None, actor, rollout.reason)
+    return rollout
+
+
+def plan_start(
+    session: Session, version: str, share: float | None = None, *, reason: str = "", force: bool = False
+) -> Plan:
+    running = current(session)
+    if running is not None and running.state == RolloutState.CANARY:
+        raise RolloutRefused(
+            f"{running.candidate_version} is in canary at {running.share:.0%}; promote it or roll it back first"
+        )
+    candidate, stable = get(session, version), get(session, _stable_version(session, running))
+    if candidate.version == stable.version:
+        raise RolloutRefused(f"{version} is the policy that serves everyone already")
+    if candidate.state != PolicyState.ACCEPTED and not force:
+        why = f": {candidate.refusals[0]}" if candidate.refusals else ""
+        raise RolloutRefused(f"{version} is {candidate.state}, and only accepted policies meet users{why}")
+    if force and not reason.strip():
+        raise RolloutRefused("a forced rollout needs a reason, which is kept")
+    swaps = base_of(candidate) != base_of(stable)
+    if share is None:
+        share = 1.0 if swaps else STEPS[0]
+    if not 0.0 < share <= 1.0:
+        raise RolloutRefused(f"the share must be above 0 and at most 1, not {share:g}")
+    if swaps and share < 1.0:
+        raise RolloutRefused(
+            f"{version} needs other base weights than {stable.version}, and one engine cannot hold both: "
+            f"start it at share 1, not {share:g}"
+        )
+    return Plan(Action.START, version, stable.version, 0.0, share, _next_state(None, Action.START), swaps)
+
+
+def advance(session: Session, actor: str = "operator", reason: str = "", *, share: float | None = None) -> Rollout:
+    """To the next step (or to `share`, which must be larger); from share 1 to promoted."""
+    alone(session)
+    return _apply(session, plan_advance(session, share), actor, reason)
+
+
+def plan_advance(session: Session, share: float | None = None) -> Plan:
+    rollout = _live(session, Action.ADVANCE)
+    if share is not None and not rollout.share < share <= 1.0:
+        raise RolloutRefused(f"advance goes up: the share is {rollout.share:g}, so it cannot become {share:g}")
+    if rollout.share >= 1.0:
+        return plan_promote(session)
+    return _plan(session, rollout, Action.ADVANCE, share or min(step for step in STEPS if step > rollout.share))
+
+
+def promote(session: Session, actor: str = "operator", reason: str = "") -> Rollout:
+    """The candidate becomes stable, from whatever share it has."""
+    alone(session)
+    return _apply(session, plan_promote(session), actor, reason)
+
+
+def plan_promote(session: Session) -> Plan:
+    return _plan(session, _live(session, Action.PROMOTE), Action.PROMOTE, 1.0)
+
+
+def rollback(session: Session, actor: str = "operator", reason: str = "") -> Rollout:
+    """The candidate, in canary or promoted, serves nobody; the policy before it serves everyone."""
+    alone(session)
+    return _apply(session, plan_rollback(session), actor, reason)
+
+
+def plan_rollback(session: Session) -> Plan:
+    return _plan(session, _live(session, Action.ROLLBACK), Action.ROLLBACK, 0.0)
+
+
+def set_matchup(session: Session, first: str | None, second: str | None, actor: str) -> Matchup:
+    """Which two policies comparisons draw from; both None: what serves, against itself."""
+    for version in (first, second):
+        if version is not None:
+            get(session, version)
+    matchup = Matchup(first_version=first, second_version=second, actor=actor)
+    session.add(matchup)
+    session.flush()
+    return matchup
+
+
+def _next_state(state: RolloutState | None, action: Action) -> RolloutState:
+    try:
+        return TRANSITIONS[state, action]
+    except KeyError:
+        raise RolloutRefused(f"a rollout that is {state or 'not started'} cannot {action}") from None
+
+
+def _live(session: Session, action: Action) -> Rollout:
+    rollout = current(session)
+    if rollout is None:
+        raise RolloutRefused(f"there is no rollout to {action}: the base serves everyone")
+    _next_state(RolloutState(rollout.state), action)
+    return rollout
+
+
+def _plan(session: Session, rollout: Rollout, action: Action, share: float) -> Plan:
+    return Plan(
+        action=action,
+        candidate=rollout.candidate_version,
+        stable=rollout.stable_version,
+        from_share=rollout.share,
+        to_share=share,
+        to_state=_next_state(RolloutState(rollout.state), action),
+        swaps_base=action is Action.ROLLBACK
+        and base_of(get(session, rollout.candidate_version)) != base_of(get(session, rollout.stable_version)),
+    )
+
+
+def _apply(session: Session, plan: Plan, actor: str, reason: str) -> Rollout:
+    rollout = _live(session, plan.action)
+    before = rollout.state
+    rollout.state, rollout.share, rollout.updated_at = plan.to_state, plan.to_share, now()
+    if reason:
+        rollout.reason = reason
+    session.add(rollout)
+    session.flush()
+    _append_event(session, rollout, before, actor, reason)
+    return rollout
+
+
+def _append_event(session: Session, rollout: Rollout, before: str | None, actor: str, reason: str) -> None:
+    assert rollout.id is not None  # flushed
+    session.add(
+        RolloutEvent(
+            rollout_id=rollout.id,
+            from_state=before,
+            to_state=rollout.state,
+            share=rollout.share,
+            actor=actor,
+            reason=reason,
+        )
+    )
+    session.flush()
+
+
+def _stable_version(session: Session, rollout: Rollout | None) -> str:
+    if rollout is not None:
+        return rollout.candidate_version if rollout.state == RolloutState.PROMOTED else rollout.stable_version
+    base = session.exec(
+        select(Policy).where(Policy.kind == PolicyKind.BASE).order_by(col(Policy.number).desc())
+    ).first()
+    if base is None:
+        raise NoBase("no base is registered yet; the server registers its model when it starts")
+    return base.version
+
+
+def _matchup(session: Session, stable: str, base: str) -> tuple[str, str] | None:
+    """A policy on other base weights cannot be compared live, so such a matchup waits."""
+    newest = session.exec(select(Matchup).order_by(col(Matchup.id).desc())).first()
+    if newest is None or (newest.first_version is None and newest.second_version is None):
+        return None
+    pair = newest.first_version or stable, newest.second_version or stable
+    return pair if all(base_of(get(session, version)) == base for version in pair) else None
+
+
+def _wanted_policy(policy: Policy) -> WantedPolicy:
+    return WantedPolicy(
+        version=policy.version,
+        number=policy.number,
+        kind=PolicyKind(policy.kind),
+        path=policy.path,
+        digest=policy.digest,
+        base=base_of(policy),
+    )
