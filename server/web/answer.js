@@ -1,0 +1,211 @@
+// One answer on the page: its text as it streams, its vote, and what can be done with it.
+
+import * as api from "./api.js";
+import { detailsPanel } from "./ballot.js";
+import { errorText, h, icon, iconButton, shortPolicy } from "./dom.js";
+import { say } from "./i18n.js";
+import { NO_VOTE, Voter } from "./votes.js";
+
+/** Text that grows: model output enters the page here, as text, a frame at a time. */
+export class StreamedText {
+  constructor(text) {
+    this.node = document.createTextNode(text);
+    this.element = h("div", { class: "answer-text", dir: "auto" }, this.node);
+    this.waiting = "";
+    this.frame = 0;
+  }
+
+  append(text) {
+    this.waiting += text;
+    if (!this.frame) this.frame = requestAnimationFrame(() => this.flush());
+  }
+
+  flush() {
+    cancelAnimationFrame(this.frame);
+    this.frame = 0;
+    if (this.waiting) this.node.appendData(this.waiting);
+    this.waiting = "";
+  }
+}
+
+export function stateLine(answer) {
+  const word = { stopped: "stopped", incomplete: "incomplete", failed: "incomplete" }[answer.state];
+  if (word) return h("span", { class: "state", word });
+  return answer.finishReason === "length" ? h("span", { class: "state", word: "length" }) : null;
+}
+
+export function policyTag(version) {
+  if (!version) return null;
+  const tag = h("span", { class: "policy-tag", label: ["answered_by", { name: version }], role: "img" }, shortPolicy(version));
+  tag.title = version;
+  return tag;
+}
+
+export function copyButton(read) {
+  const button = iconButton("copy", "copy", async () => {
+    try {
+      await navigator.clipboard.writeText(read());
+    } catch {
+      return; // not allowed here (plain HTTP on another host): the text can still be selected
+    }
+    button.replaceChildren(icon("check"));
+    say(button, "copied", null, "i18nLabel");
+    setTimeout(() => {
+      button.replaceChildren(icon("copy"));
+      say(button, "copy", null, "i18nLabel");
+    }, 1600);
+  });
+  return button;
+}
+
+/** The thumbs of one reply, with reasons below them. `row` goes among the actions, `panel` under them. */
+export function thumbs(answer) {
+  const note = h("span", { class: "vote-note" });
+  const panel = h("div", { class: "details-slot" });
+  const buttons = {};
+  let open = false;
+
+  const voter = new Voter({
+    holder: answer,
+    send: (ballot) => api.putFeedback(answer.id, ballot),
+    withdraw: () => api.deleteFeedback(answer.id),
+    onShow: show,
+    onCounted: () => {},
+  });
+
+  function show(word) {
+    const kind = answer.vote?.thumb ?? null;
+    for (const [name, button] of Object.entries(buttons)) button.setAttribute("aria-pressed", String(name === kind));
+    details.hidden = !kind || open;
+    if (word) say(note, word);
+    else if (!answer.vote) note.textContent = "";
+  }
+
+  function close({ focus = true } = {}) {
+    open = false;
+    panel.replaceChildren();
+    show(null);
+    if (focus) (buttons[answer.vote?.thumb] ?? buttons.up).focus({ preventScroll: true });
+  }
+
+  function openPanel({ focus }) {
+    const kind = answer.vote.thumb;
+    open = true;
+    panel.replaceChildren(
+      detailsPanel({
+        kind,
+        ballot: { ...NO_VOTE, ...answer.vote },
+        onSave: (said) => {
+          voter.cast(ballotOf({ ...answer.vote, ...said }));
+          close();
+        },
+        onWithdraw: () => {
+          voter.takeBack();
+          close();
+        },
+        onClose: close,
+      }),
+    );
+    show(null);
+    if (focus) panel.querySelector("button").focus({ preventScroll: true });
+    panel.scrollIntoView({ block: "nearest" });
+  }
+
+  function press(kind, event) {
+    const byKeyboard = event.detail === 0;
+    if (answer.vote?.thumb === kind) {
+      if (open) close();
+      else openPanel({ focus: byKeyboard });
+      return;
+    }
+    const before = answer.vote;
+    voter.cast(ballotOf({ thumb: kind, comment: before?.comment, correction: before?.correction }));
+    openPanel({ focus: byKeyboard });
+  }
+
+  for (const kind of ["up", "down"]) {
+    buttons[kind] = iconButton(kind === "up" ? "up" : "thumb-down", kind, (event) => press(kind, event), {
+      class: "icon-button thumb",
+      "data-thumb": kind,
+    });
+  }
+  const details = h("button", { class: "link-button quiet", word: "details", onclick: () => openPanel({ focus: true }) });
+  show(null);
+  return { row: h("span", { class: "thumbs" }, buttons.up, buttons.down, details, note), panel };
+}
+
+/** Only what was said is sent: an absent field and a null mean the same to the server, and the log stays readable. */
+export function ballotOf({ thumb, choice, reasons, comment, correction, harmful }) {
+  const ballot = { reasons: reasons ?? [] };
+  if (thumb) ballot.thumb = thumb;
+  if (choice) ballot.choice = choice;
+  if (comment) ballot.comment = comment;
+  if (correction) ballot.correction = correction;
+  if (harmful) ballot.harmful = true;
+  return ballot;
+}
+
+/** `actions` may hold regenerate, retry, and step(-1 | +1) among the versions of this answer. */
+export function answerView(answer, { regenerate, retry, step, position }) {
+  const text = new StreamedText(answer.text);
+  const foot = h("div", { class: "answer-foot" });
+  const below = h("div");
+  const element = h("article", { class: "answer", label: "kudos" }, text.element, foot, below);
+
+  function finish() {
+    text.flush();
+    element.classList.remove("streaming");
+    element.removeAttribute("aria-busy");
+    if (answer.id) element.dataset.reply = answer.id;
+    foot.replaceChildren();
+    below.replaceChildren();
+    if (answer.error) {
+      below.append(
+        h(
+          "div",
+          { class: "problem", role: "alert" },
+          h("span", {}, errorText(answer.error)),
+          retry ? h("button", { class: "button retry", word: "retry", onclick: retry }) : null,
+        ),
+      );
+    }
+    const line = stateLine(answer);
+    if (line) foot.append(line);
+    if (position.total > 1) {
+      foot.append(
+        h(
+          "span",
+          { class: "versions" },
+          iconButton("left", "previous_version", () => step(-1), { disabled: position.index === 0 }),
+          h("span", { class: "versions-count", label: ["version_of", { n: position.index + 1, total: position.total }], role: "img" },
+            `${position.index + 1} / ${position.total}`),
+          iconButton("right", "next_version", () => step(1), { disabled: position.index === position.total - 1 }),
+        ),
+      );
+    }
+    if (answer.id && (answer.state === "complete" || answer.state === "stopped")) {
+      const { row, panel } = thumbs(answer);
+      foot.append(row);
+      below.append(panel);
+    }
+    if (answer.text) foot.append(copyButton(() => answer.text));
+    if (regenerate && !answer.error) foot.append(iconButton("again", "regenerate", regenerate, { class: "icon-button regenerate" }));
+    const tag = policyTag(answer.policy);
+    if (tag) foot.append(tag);
+  }
+
+  if (answer.state === "streaming") {
+    element.classList.add("streaming");
+    element.setAttribute("aria-busy", "true");
+  } else {
+    finish();
+  }
+  return {
+    element,
+    finish,
+    append(piece) {
+      answer.text += piece;
+      text.append(piece);
+    },
+  };
+}

@@ -1,0 +1,141 @@
+// Every call that the page makes, and the one shape of its failures. No DOM here.
+
+import { events } from "./sse.js";
+
+const STORED_KEY = "kudos.key";
+const RETRY_DELAYS_MS = [300, 800, 1600];
+
+export class ApiError extends Error {
+  constructor(message, { status = 0, code = null } = {}) {
+    super(message);
+    this.status = status; // 0: the server was not reached, or the stream broke
+    this.code = code;
+  }
+}
+
+let askForKey = async () => false;
+let key = null;
+try {
+  key = sessionStorage.getItem(STORED_KEY);
+} catch {
+  // Storage may be forbidden; the key then lives as long as the page.
+}
+
+/** `handler()` is asked when the server wants a key; it resolves to true after `useKey`. */
+export function onKeyNeeded(handler) {
+  askForKey = handler;
+}
+
+export function useKey(value) {
+  key = value;
+  try {
+    sessionStorage.setItem(STORED_KEY, value);
+  } catch {
+    // As above.
+  }
+}
+
+export function randomId() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16)); // randomUUID would need HTTPS
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function sleep(milliseconds) {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds));
+}
+
+async function failure(response) {
+  let error = null;
+  try {
+    error = (await response.json()).error;
+  } catch {
+    // A proxy's page, or nothing: the status has to do.
+  }
+  return new ApiError(error?.message || `${response.status} ${response.statusText}`.trim(), {
+    status: response.status,
+    code: error?.code ?? null,
+  });
+}
+
+async function call(method, path, { body, headers = {}, signal } = {}) {
+  for (;;) {
+    const sent = { ...headers };
+    if (body !== undefined) sent["content-type"] = "application/json";
+    if (key) sent.authorization = `Bearer ${key}`;
+    let response;
+    try {
+      response = await fetch(path, {
+        method,
+        headers: sent,
+        body: body === undefined ? undefined : JSON.stringify(body),
+        signal,
+        credentials: "same-origin",
+      });
+    } catch (error) {
+      if (signal?.aborted) throw error;
+      throw new ApiError("unreachable", { code: "unreachable" });
+    }
+    if (response.ok) return response;
+    if (response.status === 401 && (await askForKey(key !== null))) continue;
+    throw await failure(response);
+  }
+}
+
+async function json(method, path, options) {
+  const response = await call(method, path, options);
+  return response.status === 204 ? null : response.json();
+}
+
+/** Yields each chunk of a streamed answer. Ends at [DONE]; anything else is an error. */
+export async function* stream(path, body, signal) {
+  const response = await call("POST", path, { body: { ...body, stream: true }, signal });
+  let done = false;
+  try {
+    for await (const data of events(response.body)) {
+      if (data === "[DONE]") {
+        done = true;
+        break;
+      }
+      const chunk = JSON.parse(data);
+      if (chunk.error) throw new ApiError(chunk.error.message, { code: chunk.error.code ?? null });
+      yield chunk;
+    }
+  } catch (error) {
+    if (error instanceof ApiError || signal?.aborted) throw error;
+    throw new ApiError("cut", { code: "cut" });
+  }
+  if (!done && !signal?.aborted) throw new ApiError("cut", { code: "cut" });
+}
+
+export const chat = (body, signal) => stream("/v1/chat/completions", body, signal);
+export const compare = (body, signal) => stream("/v1/comparisons", body, signal);
+
+/**
+ * A vote is sent until the server has it: the same idempotency key each time, so that a lost answer cannot count twice.
+ * A reply that was stopped a moment ago may not be durable yet; that refusal (409) passes.
+ */
+async function vote(method, path, body) {
+  const headers = { "idempotency-key": randomId() };
+  for (let attempt = 0; ; attempt += 1) {
+    try {
+      return await json(method, path, { body, headers });
+    } catch (error) {
+      const passing = error instanceof ApiError && [0, 409, 503].includes(error.status);
+      if (!passing || attempt === RETRY_DELAYS_MS.length) throw error;
+      await sleep(RETRY_DELAYS_MS[attempt]);
+    }
+  }
+}
+
+const part = encodeURIComponent;
+export const putFeedback = (id, ballot) => vote("PUT", `/v1/replies/${part(id)}/feedback`, ballot);
+export const deleteFeedback = (id) => vote("DELETE", `/v1/replies/${part(id)}/feedback`);
+export const putChoice = (id, ballot) => vote("PUT", `/v1/comparisons/${part(id)}/choice`, ballot);
+export const deleteChoice = (id) => vote("DELETE", `/v1/comparisons/${part(id)}/choice`);
+
+export const models = () => json("GET", "/v1/models");
+export const status = () => json("GET", "/v1/status");
+export const conversations = () => json("GET", "/v1/conversations");
+export const conversation = (id) => json("GET", `/v1/conversations/${part(id)}`);
+export const renameConversation = (id, title) => json("PATCH", `/v1/conversations/${part(id)}`, { body: { title } });
+export const deleteConversation = (id) => json("DELETE", `/v1/conversations/${part(id)}`);

@@ -1,0 +1,266 @@
+// The page, put together: composer, current conversation, side bar, status, theme and language.
+
+import * as api from "./api.js";
+import { $, announce, h, noticeError } from "./dom.js";
+import { turnsOf } from "./history.js";
+import { currentLanguage, preferredLanguage, setLanguage, t } from "./i18n.js";
+import { Sidebar } from "./sidebar.js";
+import { Status } from "./status.js";
+import { Thread } from "./thread.js";
+
+const NEAR_BOTTOM_PX = 90;
+const STORED_THEME = "kudos.theme";
+
+const prompt = $("prompt");
+const scroller = $("scroller");
+let model = null;
+let thread = null;
+let sticking = true;
+let comparing = false;
+const writing = new Map(); // conversation id -> a thread that is still being written, on the page or not
+
+// ---- the current conversation ------------------------------------------------------------------
+
+const hooks = {
+  async model() {
+    model ??= (await api.models()).data[0].id;
+    return model;
+  },
+  onBusy(which) {
+    if (which.id && which.busy) writing.set(which.id, which);
+    else writing.delete(which.id);
+    if (which === thread) drawComposer();
+  },
+  onStarted(which) {
+    writing.set(which.id, which);
+    if (which === thread) {
+      history.replaceState(null, "", `#${which.id}`);
+      sidebar.select(which.id);
+    }
+    sidebar.refresh();
+  },
+  onFinished() {
+    sidebar.refresh();
+    status.refresh();
+  },
+  onGrew(which, { force = false } = {}) {
+    if (which !== thread) return;
+    drawWelcome();
+    if (force) sticking = true;
+    if (sticking) requestAnimationFrame(toBottom);
+  },
+};
+
+function show(next) {
+  thread = next;
+  $("thread").replaceWith(thread.element);
+  thread.element.id = "thread";
+  sticking = true;
+  drawWelcome();
+  drawComposer();
+  requestAnimationFrame(toBottom);
+}
+
+function startNew({ focus = true } = {}) {
+  history.replaceState(null, "", location.pathname + location.search);
+  show(new Thread({ hooks }));
+  sidebar.select(null);
+  sidebar.closeIfNarrow();
+  if (focus) prompt.focus();
+}
+
+async function open(id, { focus = true } = {}) {
+  if (thread?.id !== id) {
+    let next = writing.get(id);
+    if (!next) {
+      try {
+        next = new Thread({ id, turns: turnsOf(await api.conversation(id)), hooks });
+      } catch (error) {
+        if (error.status === 404) error.message = t("error_not_found");
+        noticeError(error);
+        if (!thread || location.hash === `#${id}`) startNew();
+        return;
+      }
+    }
+    if (location.hash !== `#${id}`) history.pushState(null, "", `#${id}`);
+    show(next);
+  }
+  sidebar.select(id);
+  sidebar.closeIfNarrow();
+  if (focus) prompt.focus();
+}
+
+function openFromAddress() {
+  const id = decodeURIComponent(location.hash.slice(1));
+  if (id && document.getElementById(id) === null) open(id);
+  else if (!id && (!thread || thread.id)) startNew();
+}
+
+// ---- composer ----------------------------------------------------------------------------------
+
+function drawWelcome() {
+  $("welcome").hidden = thread.turns.length > 0;
+}
+
+function drawComposer() {
+  $("send").hidden = thread.busy;
+  $("stop").hidden = !thread.busy;
+  $("send").disabled = prompt.value.trim() === "";
+  $("compare-toggle").setAttribute("aria-pressed", String(comparing));
+  document.body.classList.toggle("comparing", comparing);
+}
+
+function fitPrompt() {
+  prompt.style.height = "auto";
+  prompt.style.height = `${prompt.scrollHeight}px`;
+}
+
+function submit(text = prompt.value) {
+  const said = text.trim();
+  if (!said || thread.busy) return;
+  prompt.value = "";
+  fitPrompt();
+  thread.send(said, { compare: comparing });
+  drawWelcome();
+  drawComposer();
+}
+
+function toBottom() {
+  scroller.scrollTop = scroller.scrollHeight;
+}
+
+function drawSuggestions() {
+  $("suggestions").replaceChildren(
+    ...t("suggestions").map(([about, text]) =>
+      h(
+        "li",
+        {},
+        h("button", { class: "suggestion", onclick: () => submit(text) }, h("span", { class: "suggestion-about" }, about), h("span", {}, text)),
+      ),
+    ),
+  );
+}
+
+$("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  submit();
+});
+prompt.addEventListener("input", () => {
+  fitPrompt();
+  drawComposer();
+});
+prompt.addEventListener("keydown", (event) => {
+  const composing = event.isComposing || event.keyCode === 229; // an input method is choosing characters
+  if (event.key !== "Enter" || event.shiftKey || composing) return;
+  event.preventDefault();
+  submit();
+});
+$("stop").addEventListener("click", () => {
+  thread.stop();
+  prompt.focus();
+});
+$("compare-toggle").addEventListener("click", () => {
+  comparing = !comparing;
+  drawComposer();
+  prompt.focus();
+});
+scroller.addEventListener(
+  "scroll",
+  () => {
+    sticking = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < NEAR_BOTTOM_PX;
+    $("to-latest").hidden = sticking;
+  },
+  { passive: true },
+);
+$("to-latest").addEventListener("click", () => {
+  sticking = true;
+  toBottom();
+  prompt.focus();
+});
+
+// ---- theme, language, key ----------------------------------------------------------------------
+
+function drawSwitches() {
+  const theme = document.documentElement.dataset.theme ?? "system";
+  for (const button of $("theme-switch").children) button.setAttribute("aria-pressed", String(button.dataset.themeChoice === theme));
+  for (const button of $("language-switch").children) {
+    button.setAttribute("aria-pressed", String(button.dataset.languageChoice === currentLanguage()));
+  }
+}
+
+$("theme-switch").addEventListener("click", (event) => {
+  const choice = event.target.closest("button")?.dataset.themeChoice;
+  if (!choice) return;
+  if (choice === "system") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = choice;
+  try {
+    localStorage.setItem(STORED_THEME, choice);
+  } catch {
+    // Not remembered, then.
+  }
+  drawSwitches();
+});
+
+$("language-switch").addEventListener("click", (event) => {
+  const choice = event.target.closest("button")?.dataset.languageChoice;
+  if (choice) setLanguage(choice, { remember: true });
+});
+
+document.addEventListener("kudos:language", () => {
+  drawSwitches();
+  drawSuggestions();
+});
+
+let asking = null;
+api.onKeyNeeded((refused) => {
+  $("key-error").textContent = refused ? t("key_refused") : "";
+  asking ??= new Promise((resolve) => {
+    const dialog = $("key-dialog");
+    dialog.showModal();
+    dialog.addEventListener(
+      "close",
+      () => {
+        const value = $("key-input").value.trim();
+        $("key-input").value = "";
+        asking = null;
+        if (value) api.useKey(value);
+        resolve(value !== "");
+      },
+      { once: true },
+    );
+  });
+  return asking;
+});
+
+// ---- start -------------------------------------------------------------------------------------
+
+setLanguage(preferredLanguage());
+const status = new Status();
+const sidebar = new Sidebar({
+  onOpen: open,
+  onDeleted(id) {
+    writing.get(id)?.stop();
+    if (thread.id === id) startNew({ focus: false });
+  },
+});
+drawSwitches();
+drawSuggestions();
+$("new-conversation").addEventListener("click", () => startNew());
+$("new-conversation-top").addEventListener("click", () => startNew());
+$("brand").addEventListener("click", (event) => {
+  event.preventDefault();
+  startNew();
+});
+addEventListener("popstate", openFromAddress);
+document.addEventListener("keydown", (event) => {
+  if ((event.ctrlKey || event.metaKey) && event.shiftKey && event.key.toLowerCase() === "o") {
+    event.preventDefault();
+    startNew();
+    announce(t("new_conversation"));
+  }
+});
+show(new Thread({ hooks }));
+if (location.hash.length > 1) openFromAddress();
+else prompt.focus();
+sidebar.refresh();
+status.refresh();
