@@ -1,0 +1,46 @@
+# Everything starts here. Each target first makes .venv what it must be (scripts/install.sh); that costs
+# nothing when nothing has changed.
+
+KUDOS := .venv/bin/kudos
+PYTHON := .venv/bin/python
+# Slow tests: real engines, browsers and database servers.
+QUICK := not engine and not browser and not postgres
+TEST_ARGS ?=
+
+.PHONY: help run demo test check fmt clean constraints install install-dev
+
+help: ## Say what the targets do
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+run: install ## Set everything up, start the server and the trainer, print the page's address
+	@exec $(KUDOS) up
+
+demo: install ## Watch simulated raters teach a fresh kudos, and the proof that it got better
+	@exec $(KUDOS) demo
+
+test: install-dev ## All tests, with real engines, databases and browsers
+	$(PYTHON) -m pytest -ra --durations=15 $(TEST_ARGS)
+
+check: install-dev ## Style, types, arrows and quick tests; under two minutes
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	.venv/bin/lint-imports
+	$(PYTHON) -m pytest -q -m "$(QUICK)" $(TEST_ARGS)
+
+fmt: install-dev ## Format, and fix what can be fixed by itself
+	$(PYTHON) -m ruff format .
+	$(PYTHON) -m ruff check --fix .
+
+constraints: ## Recompile constraints/ (UPGRADE=--upgrade moves every pin)
+	sh scripts/constraints.sh $(UPGRADE)
+
+clean: ## Remove the environment and all caches; the home folder stays
+	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+install:
+	@sh scripts/install.sh run
+
+install-dev:
+	@sh scripts/install.sh test

@@ -1,0 +1,57 @@
+#!/bin/sh
+# Makes .venv hold what constraints/ pins, hashes checked, and kudos itself: scripts/install.sh run|test
+#
+# Does nothing when nothing has changed since the last time. Finds uv, or installs it into .uv beside this project.
+# KUDOS_EXTRA=cpu|gpu overrides the choice of engine (gpu where nvidia-smi works).
+set -eu
+cd "$(dirname "$0")/.."
+
+purpose=${1:-run}
+if [ -n "${KUDOS_EXTRA:-}" ]; then extra=$KUDOS_EXTRA
+elif nvidia-smi >/dev/null 2>&1; then extra=gpu
+else extra=cpu; fi
+pins="constraints/$extra.txt"
+[ "$purpose" = run ] || pins="$pins constraints/dev.txt"
+
+# The folder is part of the key, because a moved checkout leaves an editable install that points nowhere.
+key="$extra $(cat pyproject.toml scripts/install.sh constraints/*.txt | sha256sum | cut -d' ' -f1) $PWD"
+stamp=".venv/.installed-$purpose"
+if [ "$(cat "$stamp" 2>/dev/null)" = "$key" ]; then exit 0; fi
+
+find_uv() {
+    for candidate in uv "$HOME/.local/bin/uv" .uv/bin/uv; do
+        if "$candidate" --version >/dev/null 2>&1; then echo "$candidate"; return; fi
+    done
+    echo "Installing uv" >&2
+    # A private environment, because many systems refuse to install into their own Python.
+    if python3 -m venv .uv >&2 && .uv/bin/python -m pip install --quiet uv >&2; then echo .uv/bin/uv; return; fi
+    rm -rf .uv
+    if python3 -m pip install --quiet --user uv >&2 || python3 -m pip install --quiet --user --break-system-packages uv >&2
+    then echo "$HOME/.local/bin/uv"; return; fi
+    echo "uv could not be installed: install it by hand, then try again" >&2
+    exit 1
+}
+uv=$(find_uv)
+
+# uv reads none of pip's settings, so those that say where packages come from are handed on.
+if [ -n "${PIP_INDEX_URL:-}" ]; then export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$PIP_INDEX_URL}"; fi
+if [ -z "${UV_FIND_LINKS:-}" ]; then
+    if [ -n "${PIP_FIND_LINKS:-}" ]; then
+        UV_FIND_LINKS=$(echo "$PIP_FIND_LINKS" | tr ' ' ',')
+        export UV_FIND_LINKS
+    elif [ "$extra" = cpu ]; then # where PyTorch keeps its CPU builds; a plain list of links, so nothing else is taken from it
+        export UV_FIND_LINKS="${TORCH_FIND_LINKS:-https://download.pytorch.org/whl/cpu/torch/}"
+    fi
+fi
+export UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-180}"
+
+echo "Installing kudos with its $extra engine into .venv"
+[ -x .venv/bin/python ] || "$uv" venv --quiet --python 3.11 .venv
+requirements=""
+for pin in $pins; do requirements="$requirements -r $pin"; done
+# The pins are complete, so nothing is resolved (--no-deps), and a file whose hash is not listed is refused.
+# shellcheck disable=SC2086 # a list of options
+"$uv" pip install --python .venv/bin/python --no-deps --require-hashes $requirements
+"$uv" pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
+echo "$key" >"$stamp"
+echo "$key" >.venv/.installed-run # whatever the purpose, what running needs is there
