@@ -96,7 +96,7 @@ export function thumbs(answer) {
         kind,
         ballot: { ...NO_VOTE, ...answer.vote },
         onSave: (said) => {
-          voter.cast(ballotOf({ ...answer.vote, ...said }));
+          voter.cast(ballotOf({ ...answer.vote, ...said }), "vote_saved");
           close();
         },
         onWithdraw: () => {
@@ -169,7 +169,8 @@ export function answerView(answer, { regenerate, retry, step, position }) {
         ),
       );
     }
-    const line = stateLine(answer);
+    const line = answer.error ? null : stateLine(answer);
+    text.element.hidden = !answer.text;
     if (line) foot.append(line);
     if (position.total > 1) {
       foot.append(

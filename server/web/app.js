@@ -66,7 +66,7 @@ function startNew({ focus = true } = {}) {
   show(new Thread({ hooks }));
   sidebar.select(null);
   sidebar.closeIfNarrow();
-  if (focus) prompt.focus();
+  if (focus) focusPrompt();
 }
 
 async function open(id, { focus = true } = {}) {
@@ -87,7 +87,7 @@ async function open(id, { focus = true } = {}) {
   }
   sidebar.select(id);
   sidebar.closeIfNarrow();
-  if (focus) prompt.focus();
+  if (focus) focusPrompt();
 }
 
 function openFromAddress() {
@@ -113,6 +113,11 @@ function drawComposer() {
 function fitPrompt() {
   prompt.style.height = "auto";
   prompt.style.height = `${prompt.scrollHeight}px`;
+}
+
+/** Where fingers type, a focus would throw the keyboard over the answer. */
+function focusPrompt() {
+  if (!matchMedia("(hover: none)").matches) prompt.focus();
 }
 
 function submit(text = prompt.value) {
@@ -157,12 +162,12 @@ prompt.addEventListener("keydown", (event) => {
 });
 $("stop").addEventListener("click", () => {
   thread.stop();
-  prompt.focus();
+  focusPrompt();
 });
 $("compare-toggle").addEventListener("click", () => {
   comparing = !comparing;
   drawComposer();
-  prompt.focus();
+  focusPrompt();
 });
 scroller.addEventListener(
   "scroll",
@@ -175,7 +180,7 @@ scroller.addEventListener(
 $("to-latest").addEventListener("click", () => {
   sticking = true;
   toBottom();
-  prompt.focus();
+  focusPrompt();
 });
 
 // ---- theme, language, key ----------------------------------------------------------------------
@@ -261,6 +266,6 @@ document.addEventListener("keydown", (event) => {
 });
 show(new Thread({ hooks }));
 if (location.hash.length > 1) openFromAddress();
-else prompt.focus();
+else focusPrompt();
 sidebar.refresh();
 status.refresh();

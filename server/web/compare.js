@@ -100,7 +100,7 @@ export function comparisonView(comparison, { retry, onChosen }) {
         kind: "choice",
         ballot: { ...NO_VOTE, ...comparison.vote },
         onSave: (said) => {
-          voter.cast(ballotOf({ ...comparison.vote, reasons: said.reasons, comment: said.comment }));
+          voter.cast(ballotOf({ ...comparison.vote, reasons: said.reasons, comment: said.comment }), "vote_saved");
           closePanel();
         },
         onWithdraw: () => {

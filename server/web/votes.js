@@ -23,8 +23,7 @@ export class Voter {
     this.durable = holder.vote; // what the server is known to hold
   }
 
-  cast(ballot) {
-    const word = this.holder.vote ? "vote_changed" : "vote_counted";
+  cast(ballot, word = this.holder.vote ? "vote_changed" : "vote_counted") {
     return this.#submit(ballot, () => this.send(ballot), word);
   }
 
