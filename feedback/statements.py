@@ -1,5 +1,6 @@
 """The few statements that SQLite and PostgreSQL share but SQLAlchemy spells per dialect. Not a query builder."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -34,3 +35,24 @@ def insert_ignore(session: Session, model: type[SQLModel], row: dict[str, Any]) 
     """
     statement = _insert_ignore(session.get_bind().dialect.name, table(model))
     return session.execute(statement, row).scalar()
+
+
+def insert_ignore_many(session: Session, model: type[SQLModel], rows: Sequence[dict[str, Any]]) -> None:
+    if rows:
+        insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+        session.execute(insert(table(model)).on_conflict_do_nothing(), list(rows))
+
+
+def upsert_many(session: Session, model: type[SQLModel], rows: Sequence[dict[str, Any]], *, key: Sequence[str]) -> None:
+    """Inserts the rows; one that is there already, by the unique `key`, takes the new row's other columns."""
+    if not rows:
+        return
+    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    statement = insert(table(model))
+    rest = {name: statement.excluded[name] for name in rows[0] if name not in key}
+    session.execute(statement.on_conflict_do_update(index_elements=list(key), set_=rest), list(rows))
+
+
+def insert_many(session: Session, model: type[SQLModel], rows: Sequence[dict[str, Any]]) -> None:
+    if rows:
+        session.execute(table(model).insert(), list(rows))

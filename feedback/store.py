@@ -177,13 +177,18 @@ def _postgres_engine(url: URL) -> Engine:
     return create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=24, connect_args={"connect_timeout": 5})
 
 
+def connect(settings: Settings) -> Store:
+    """The database as it is, whatever its schema; SQLite's folder is made."""
+    if settings.database_url is None:
+        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Store(settings.database)
+
+
 def open_store(settings: Settings) -> Store:
     """Migrates the database to this version's schema, then opens it."""
     from feedback.migrate import upgrade  # Alembic is slow to import, and most commands never come here
 
-    if settings.database_url is None:
-        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    store = Store(settings.database)
+    store = connect(settings)
     try:
         upgrade(store)
     except BaseException:

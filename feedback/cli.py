@@ -1,0 +1,201 @@
+"""`kudos feedback stats|import|export` and `kudos db migrate|check`.
+
+What a program reads goes to standard output (`--json`, or the export itself); progress and words go to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+if TYPE_CHECKING:
+    from feedback.settings import Settings
+    from feedback.store import Store
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+class ImportFormat(StrEnum):
+    HH = "hh"
+
+
+class ExportFormat(StrEnum):
+    PREFERENCE = "preference"
+    UNPAIRED = "unpaired"
+
+
+def register(app: typer.Typer) -> None:
+    feedback = typer.Typer(no_args_is_help=True, help="The log of votes: look at it, import, export.")
+    feedback.command("stats")(stats)
+    feedback.command("import")(import_)
+    feedback.command("export")(export)
+    app.add_typer(feedback, name="feedback")
+    database = typer.Typer(no_args_is_help=True, help="The database: migrate it, check it.")
+    database.command("migrate")(migrate)
+    database.command("check")(check)
+    app.add_typer(database, name="db")
+
+
+def stats(json_: Json = False) -> None:
+    """Count the votes that are in effect, and what they are about."""
+    from feedback.verdicts import counts
+
+    with _store() as (_, store), store.read() as session:
+        found = counts(session)
+    if json_:
+        _print_json(found.as_dict())
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(show_header=False)
+    for name, value in found.as_dict().items():
+        words = ", ".join(f"{key} {number}" for key, number in value.items()) if isinstance(value, dict) else str(value)
+        grid.add_row(name.replace("_", " "), words or "none")
+    Console().print(grid)
+
+
+def import_(
+    path: Annotated[Path, typer.Argument(help="A .jsonl or .jsonl.gz file.")],
+    format_: Annotated[ImportFormat, typer.Option("--format", help="How the file is written.")] = ImportFormat.HH,
+    json_: Json = False,
+) -> None:
+    """Add other people's preferences to the log. The same file twice adds nothing."""
+    from feedback.exchange import import_hh_file
+
+    with _store() as (_, store), _progress(f"importing {path.name}") as advance:
+        summary = import_hh_file(store, path, advance)
+    if json_:
+        _print_json(summary.as_dict())
+        return
+    for problem in summary.problems:
+        typer.echo(f"{path.name}:{problem.line}: skipped: {problem.reason}", err=True)
+    typer.echo(
+        f"{summary.lines} lines: {summary.imported} imported, {summary.already_there} there already, "
+        f"{summary.skipped} skipped"
+    )
+
+
+def export(
+    format_: Annotated[ExportFormat, typer.Option("--format", help="TRL's format: preference or unpaired.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file; standard output if left out.")] = None,
+    json_: Json = False,
+) -> None:
+    """Write the votes that may train as JSON lines, for TRL and its like. Not a backup."""
+    from feedback.exchange import EXPORTS
+
+    rows = 0
+    with _store() as (settings, store), store.read() as session, _replacing(output) as file:
+        for row in EXPORTS[format_.value](session, consent_default=settings.consent_default):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            rows += 1
+    if output is not None:
+        _print_json({"rows": rows, "path": str(output)}) if json_ else typer.echo(f"{rows} rows in {output}")
+
+
+def migrate(json_: Json = False) -> None:
+    """Bring the database to this version's schema. Every command does so by itself; this one does nothing else."""
+    from feedback.migrate import head_revision, upgrade
+    from feedback.store import connect
+
+    with _errors():
+        store = connect(_settings())
+        try:
+            changed = upgrade(store)
+        finally:
+            store.close()
+        head = head_revision()
+    if json_:
+        _print_json({"revision": head, "changed": changed})
+    else:
+        typer.echo(f"migrated to {head}" if changed else f"at {head} already")
+
+
+def check(json_: Json = False) -> None:
+    """Check the database: reachable, whole, and at this version's schema. Changes nothing; fails if one is amiss."""
+    from feedback.health import check_database
+
+    with _errors():
+        found = check_database(_settings())
+    if json_:
+        _print_json({"ok": not found.problems, **found.as_dict()})
+    else:
+        typer.echo(f"{found.database}: {found.server}, revision {found.revision} (this version: {found.head})")
+        for problem in found.problems:
+            typer.echo(f"problem: {problem}", err=True)
+        if not found.problems:
+            typer.echo("no problems found")
+    if found.problems:
+        raise typer.Exit(1)
+
+
+def _settings() -> Settings:
+    from feedback.settings import Settings
+
+    return Settings()
+
+
+@contextmanager
+def _store() -> Iterator[tuple[Settings, Store]]:
+    from feedback.store import open_store
+
+    with _errors():
+        settings = _settings()
+        store = open_store(settings)
+        try:
+            yield settings, store
+        finally:
+            store.close()
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """A business error is one line for a person; anything else is a defect and keeps its traceback."""
+    from feedback.errors import FeedbackError
+
+    try:
+        yield
+    except FeedbackError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+@contextmanager
+def _progress(words: str) -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(words, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def _replacing(output: Path | None) -> Iterator[TextIO]:
+    """Standard output, or a file that appears under its name only when it is whole."""
+    if output is None:
+        yield sys.stdout
+        return
+    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(output)
+    finally:
+        with suppress(FileNotFoundError):
+            partial.unlink()
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")

@@ -1,0 +1,394 @@
+"""Votes to training samples, each of which names the vote that it came from.
+
+Only effective, unquarantined votes of users who agreed and are not erased, on replies that ended well, were generated
+by one policy from end to end and were not deleted. What a sample is worth to a model is not decided here: a `both_bad`
+stays a `both_bad`, and a flag stays a flag. No tokeniser: ids are those that the engine recorded, or None where the
+reply was imported as text.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sqlalchemy import FromClause, Select, and_, false, func, or_, select, union_all
+from sqlalchemy.orm import Session
+
+from feedback.packing import unpack_ids
+from feedback.schema import Comparison, Conversation, Reply, ReplyState, TargetKind, Thumb, TrainingSample, User
+from feedback.splits import Assign, Key, Plan, Split, SplitReport, plan_split
+from feedback.statements import table, upsert_many
+from feedback.verdicts import effective_vote
+
+_PAGE = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What all samples have. `weight` is below 1 for a user with more votes than one user may weigh."""
+
+    vote_id: int
+    user_id: str
+    prompt_digest: str
+    split: Split
+    weight: float
+    messages: list[dict[str, Any]]
+    prompt_token_ids: list[int] | None
+    reasons: list[str]
+    source: str  # chat, or the name of an import
+    propensity: float
+
+    @property
+    def kind(self) -> str:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThumbSample(Sample):
+    """One user's verdict on one reply: a thumb, a rating, a flag as harmful, or several of these."""
+
+    reply_id: str
+    text: str
+    token_ids: list[int] | None
+    policy_version: str
+    arm: str
+    thumb: Thumb | None
+    rating: float | None  # 0..1
+    harmful: bool
+
+    @property
+    def kind(self) -> str:
+        return "rating" if self.thumb is None and self.rating is not None else "thumb"
+
+    @property
+    def label(self) -> float:
+        """0..1: the thumb if there is one, else the rating; a flag alone is a 0."""
+        if self.thumb is not None:
+            return 1.0 if self.thumb is Thumb.UP else 0.0
+        return 0.0 if self.rating is None else self.rating
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One of the two replies of a pair."""
+
+    reply_id: str
+    text: str
+    token_ids: list[int] | None
+    policy_version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSample(Sample):
+    """A choice between two replies to one prompt: left, right, tie or both_bad. Sides are as the user saw them."""
+
+    left: Side
+    right: Side
+    choice: str
+
+    @property
+    def kind(self) -> str:
+        return "pair"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorrectionSample(Sample):
+    """The reply as the user would have written it, beside the one that was given."""
+
+    reply_id: str
+    text: str
+    token_ids: list[int] | None
+    policy_version: str
+    correction: str
+
+    @property
+    def kind(self) -> str:
+        return "correction"
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    split: SplitReport
+    last_vote_id: int  # the newest effective vote in the log, used or not
+    thumbs: list[ThumbSample] = field(default_factory=list)
+    pairs: list[PairSample] = field(default_factory=list)
+    corrections: list[CorrectionSample] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.thumbs) + len(self.pairs) + len(self.corrections)
+
+    def __iter__(self) -> Iterator[ThumbSample | PairSample | CorrectionSample]:
+        yield from self.thumbs
+        yield from self.pairs
+        yield from self.corrections
+
+    @property
+    def votes(self) -> int:
+        return len({sample.vote_id for sample in self})
+
+    def part(self, split: Split | str) -> "SampleSet":
+        """Only the samples of one side."""
+        return replace(
+            self,
+            thumbs=[sample for sample in self.thumbs if sample.split == split],
+            pairs=[sample for sample in self.pairs if sample.split == split],
+            corrections=[sample for sample in self.corrections if sample.split == split],
+        )
+
+
+def collect(
+    session: Session,
+    *,
+    consent_default: bool,
+    held_out_fraction: float = 0.15,
+    min_held_out: int = 20,
+    max_weight_per_user: float | None = 100.0,
+    max_votes: int | None = None,
+) -> SampleSet:
+    """All samples at once. Run it in one `Store.read()`, whose snapshot keeps its passes over the log consistent.
+
+    `max_votes` bounds memory: only the newest that many votes are used. To go through any number of samples without
+    holding them, use `stream`.
+    """
+    plan = plan_samples(
+        session,
+        consent_default=consent_default,
+        held_out_fraction=held_out_fraction,
+        min_held_out=min_held_out,
+        max_votes=max_votes,
+    )
+    last = session.execute(select(func.coalesce(func.max(effective_vote.c.id), 0))).scalar_one()
+    samples = SampleSet(split=plan.report, last_vote_id=last)
+    for sample in stream(
+        session,
+        plan.assign,
+        consent_default=consent_default,
+        max_weight_per_user=max_weight_per_user,
+        max_votes=max_votes,
+    ):
+        if isinstance(sample, ThumbSample):
+            samples.thumbs.append(sample)
+        elif isinstance(sample, PairSample):
+            samples.pairs.append(sample)
+        else:
+            samples.corrections.append(sample)
+    return samples
+
+
+def plan_samples(
+    session: Session,
+    *,
+    consent_default: bool,
+    held_out_fraction: float = 0.15,
+    min_held_out: int = 20,
+    max_votes: int | None = None,
+) -> Plan:
+    """Decides the split. Holds the users and the shared prompts in memory, never the votes."""
+    eligible = _eligible(session, consent_default, max_votes)
+    shared = session.execute(
+        select(eligible.c.prompt_digest)
+        .group_by(eligible.c.prompt_digest)
+        .having(func.count(eligible.c.user_id.distinct()) > 1)
+    ).scalars()
+
+    def keys() -> Iterator[Key]:
+        rows = session.execute(
+            select(eligible.c.id, eligible.c.user_id, eligible.c.prompt_digest), execution_options={"yield_per": _PAGE}
+        )
+        for vote_id, user_id, prompt_digest in rows:
+            yield Key(vote_id, user_id, prompt_digest)
+
+    return plan_split(keys, frozenset(shared), fraction=held_out_fraction, min_held_out=min_held_out)
+
+
+def stream(
+    session: Session,
+    assign: Assign,
+    *,
+    consent_default: bool,
+    max_weight_per_user: float | None = None,
+    max_votes: int | None = None,
+) -> Iterator[ThumbSample | PairSample | CorrectionSample]:
+    """Samples in the order of their votes, first those on replies, then those on comparisons.
+
+    `assign` gives a vote's side (`plan_samples(...).assign`), or None to leave it out.
+    """
+    weights = _user_weights(session, _eligible(session, consent_default, max_votes), max_weight_per_user)
+    oldest = _oldest_vote(session, max_votes)
+    for statement, build in ((_reply_votes(), _from_reply), (_comparison_votes(), _from_comparison)):
+        conditions = _conditions(consent_default)
+        query = statement.where(conditions, effective_vote.c.id >= oldest).order_by(effective_vote.c.id)
+        for row in session.execute(query, execution_options={"yield_per": _PAGE}):
+            split = assign(Key(row.id, row.user_id, row.prompt_digest))
+            if split is not None:
+                yield from build(row, split, weights.get(row.user_id, 1.0))
+
+
+def record_lineage(session: Session, run_id: str, reward_model_id: str | None, samples: SampleSet) -> int:
+    """Writes down which votes a run learned from, or was tested on. Doing it again (a resumed run) changes nothing."""
+    rows = [
+        {
+            "run_id": run_id,
+            "reward_model_id": reward_model_id,
+            "vote_id": sample.vote_id,
+            "user_id": sample.user_id,
+            "kind": sample.kind,
+            "split": sample.split.value,
+            "weight": sample.weight,
+        }
+        for sample in samples
+    ]
+    upsert_many(session, TrainingSample, rows, key=("run_id", "vote_id", "kind"))
+    return len(rows)
+
+
+_REPLY = table(Reply)
+_LEFT = _REPLY.alias("left_reply")
+_RIGHT = _REPLY.alias("right_reply")
+_COMPARISON = table(Comparison)
+_USER = table(User)
+_CONVERSATION = table(Conversation)
+
+
+def _ended_well(reply: FromClause) -> Any:
+    return and_(
+        reply.c.state.in_([ReplyState.COMPLETE.value, ReplyState.STOPPED.value]),
+        reply.c.text != "",
+        reply.c.mixed_versions.is_(None),
+    )
+
+
+def _conditions(consent_default: bool) -> Any:
+    return and_(
+        effective_vote.c.quarantined == false(),
+        _USER.c.erased_at.is_(None),
+        func.coalesce(_USER.c.consent, consent_default),
+        _CONVERSATION.c.deleted_at.is_(None),
+    )
+
+
+def _reply_votes() -> Select[Any]:
+    vote = effective_vote
+    joined = (
+        vote.join(_REPLY, and_(vote.c.target_kind == TargetKind.REPLY.value, _REPLY.c.id == vote.c.target_id))
+        .outerjoin(_USER, _USER.c.id == vote.c.user_id)
+        .outerjoin(_CONVERSATION, _CONVERSATION.c.id == _REPLY.c.conversation_id)
+    )
+    says_something = or_(
+        vote.c.thumb.is_not(None), vote.c.rating.is_not(None), vote.c.correction.is_not(None), vote.c.harmful
+    )
+    return (
+        select(
+            *(vote.c[name] for name in ("id", "user_id", "thumb", "rating", "reasons", "correction", "harmful")),
+            _REPLY.c.id.label("reply_id"),
+            *(_REPLY.c[name] for name in ("prompt_digest", "messages", "prompt_token_ids", "text", "token_ids")),
+            *(_REPLY.c[name] for name in ("policy_version", "arm", "propensity", "source")),
+        )
+        .select_from(joined)
+        .where(_ended_well(_REPLY), says_something)
+    )
+
+
+def _comparison_votes() -> Select[Any]:
+    vote = effective_vote
+    on_target = and_(vote.c.target_kind == TargetKind.COMPARISON.value, _COMPARISON.c.id == vote.c.target_id)
+    joined = (
+        vote.join(_COMPARISON, on_target)
+        .join(_LEFT, _LEFT.c.id == _COMPARISON.c.left_reply_id)
+        .join(_RIGHT, _RIGHT.c.id == _COMPARISON.c.right_reply_id)
+        .outerjoin(_USER, _USER.c.id == vote.c.user_id)
+        .outerjoin(_CONVERSATION, _CONVERSATION.c.id == _COMPARISON.c.conversation_id)
+    )
+    sides = [
+        side.c[name].label(f"{label}_{name}")
+        for side, label in ((_LEFT, "left"), (_RIGHT, "right"))
+        for name in ("id", "text", "token_ids", "prompt_token_ids", "policy_version")
+    ]
+    return (
+        select(
+            *(vote.c[name] for name in ("id", "user_id", "reasons", "choice")),
+            *(_COMPARISON.c[name] for name in ("propensity", "source")),
+            *(_LEFT.c[name] for name in ("prompt_digest", "messages")),
+            *sides,
+        )
+        .select_from(joined)
+        .where(_ended_well(_LEFT), _ended_well(_RIGHT), vote.c.choice.is_not(None))
+    )
+
+
+def _eligible(session: Session, consent_default: bool, max_votes: int | None) -> FromClause:
+    """(id, user_id, prompt_digest) of every vote that becomes a sample."""
+    conditions = (_conditions(consent_default), effective_vote.c.id >= _oldest_vote(session, max_votes))
+    narrow = [
+        statement.where(*conditions).with_only_columns(
+            effective_vote.c.id, effective_vote.c.user_id, prompt.c.prompt_digest, maintain_column_froms=True
+        )
+        for statement, prompt in ((_reply_votes(), _REPLY), (_comparison_votes(), _LEFT))
+    ]
+    return union_all(*narrow).subquery("eligible")
+
+
+def _oldest_vote(session: Session, max_votes: int | None) -> int:
+    if max_votes is None:
+        return 0
+    newest = effective_vote.c.id.desc()
+    found = session.execute(select(effective_vote.c.id).order_by(newest).offset(max_votes - 1).limit(1)).scalar()
+    return 0 if found is None else int(found)
+
+
+def _user_weights(session: Session, eligible: FromClause, cap: float | None) -> dict[str, float]:
+    """Only the users above the cap: the rest weigh 1 a vote."""
+    if cap is None:
+        return {}
+    votes = func.count()
+    rows = session.execute(select(eligible.c.user_id, votes).group_by(eligible.c.user_id).having(votes > cap))
+    return {user_id: cap / number for user_id, number in rows}
+
+
+def _ids(*packed: bytes | None) -> list[int] | None:
+    return next((unpack_ids(data) for data in packed if data is not None), None)
+
+
+def _common(row: Any, split: Split, weight: float, prompt_token_ids: list[int] | None) -> dict[str, Any]:
+    return {
+        "vote_id": row.id,
+        "user_id": row.user_id,
+        "prompt_digest": row.prompt_digest,
+        "split": split,
+        "weight": weight,
+        "messages": row.messages,
+        "prompt_token_ids": prompt_token_ids,
+        "reasons": row.reasons,
+        "source": row.source,
+        "propensity": row.propensity,
+    }
+
+
+def _from_reply(row: Any, split: Split, weight: float) -> Sequence[ThumbSample | CorrectionSample]:
+    common = _common(row, split, weight, _ids(row.prompt_token_ids))
+    common |= {
+        "reply_id": row.reply_id,
+        "text": row.text,
+        "token_ids": _ids(row.token_ids),
+        "policy_version": row.policy_version,
+    }
+    found: list[ThumbSample | CorrectionSample] = []
+    if row.thumb is not None or row.rating is not None or row.harmful:
+        thumb = None if row.thumb is None else Thumb(row.thumb)
+        found.append(ThumbSample(**common, arm=row.arm, thumb=thumb, rating=row.rating, harmful=row.harmful))
+    if row.correction is not None:
+        found.append(CorrectionSample(**common, correction=row.correction))
+    return found
+
+
+def _from_comparison(row: Any, split: Split, weight: float) -> Sequence[PairSample]:
+    left, right = (
+        Side(
+            reply_id=getattr(row, f"{side}_id"),
+            text=getattr(row, f"{side}_text"),
+            token_ids=_ids(getattr(row, f"{side}_token_ids")),
+            policy_version=getattr(row, f"{side}_policy_version"),
+        )
+        for side in ("left", "right")
+    )
+    common = _common(row, split, weight, _ids(row.left_prompt_token_ids, row.right_prompt_token_ids))
+    return [PairSample(**common, left=left, right=right, choice=row.choice)]
