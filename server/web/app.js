@@ -78,7 +78,7 @@ async function open(id, { focus = true } = {}) {
       } catch (error) {
         if (error.status === 404) error.message = t("error_not_found");
         noticeError(error);
-        if (!thread || location.hash === `#${id}`) startNew();
+        if (!thread.id) startNew();
         return;
       }
     }
@@ -91,9 +91,14 @@ async function open(id, { focus = true } = {}) {
 }
 
 function openFromAddress() {
-  const id = decodeURIComponent(location.hash.slice(1));
-  if (id && document.getElementById(id) === null) open(id);
-  else if (!id && (!thread || thread.id)) startNew();
+  let id = location.hash.slice(1);
+  try {
+    id = decodeURIComponent(id);
+  } catch {
+    // Not something that this page wrote; asked for as it is, and not found.
+  }
+  if (id && document.getElementById(id) === null) open(id); // an element's id is the skip link's
+  else if (!id && thread.id) startNew();
 }
 
 // ---- composer ----------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ export async function* events(stream) {
     for (;;) {
       const { value, done } = await reader.read();
       rest += done ? decoder.decode() : decoder.decode(value, { stream: true });
-      const lines = rest.split(/\r\n|\n|\r(?!$)/);
-      rest = done ? "" : lines.pop();
+      const lines = rest.split(done ? /\r\n|\n|\r/ : /\r\n|\n|\r(?!$)/); // a last \r may be half of \r\n
+      rest = lines.pop(); // not ended yet; at the end of the stream, never
       for (const line of lines) {
         if (line === "") {
           if (data.length) yield data.join("\n");

@@ -1,0 +1,64 @@
+"""What people do on the page and what the log says of it, shared by the tests of this folder."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from playwright.sync_api import Locator, Page, expect
+from sqlmodel import select
+
+from feedback.schema import Comparison, Reply, Vote
+from feedback.store import Store
+from feedback.verdicts import effective_votes
+
+T = TypeVar("T")
+
+
+def say(page: Page, text: str) -> None:
+    page.fill("#prompt", text)
+    page.keyboard.press("Enter")
+
+
+def answered(page: Page, number: int = 1) -> Locator:
+    """The answer of the `number`th turn, once it can be voted on."""
+    answer = page.locator(".turn").nth(number - 1).locator(".answer")
+    expect(answer.locator('[data-thumb="up"]')).to_be_visible(timeout=60_000)
+    return answer
+
+
+def reply_id(answer: Locator) -> str:
+    value = answer.get_attribute("data-reply")
+    assert value
+    return value
+
+
+def stored_reply(store: Store, identifier: str) -> Reply:
+    with store.read() as session:
+        return session.exec(select(Reply).where(Reply.id == identifier)).one()
+
+
+def stored_comparison(store: Store, identifier: str) -> Comparison:
+    with store.read() as session:
+        return session.exec(select(Comparison).where(Comparison.id == identifier)).one()
+
+
+def effective_vote(store: Store, target_id: str) -> Vote | None:
+    with store.read() as session:
+        found = [vote for vote in effective_votes(session) if vote.target_id == target_id]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def revisions(store: Store, target_id: str) -> list[Vote]:
+    with store.read() as session:
+        return list(session.exec(select(Vote).where(Vote.target_id == target_id).order_by(Vote.revision)))  # type: ignore[arg-type]
+
+
+def eventually(read: Callable[[], T], holds: Callable[[T], bool], seconds: float = 15.0) -> T:
+    """Reads until it holds, and returns the last reading either way: the caller asserts on it."""
+    deadline = time.monotonic() + seconds
+    value = read()
+    while not holds(value) and time.monotonic() < deadline:
+        time.sleep(0.1)
+        value = read()
+    return value

@@ -1,0 +1,65 @@
+"""What is always in view: the policy that answers, the votes counted, what the trainer does."""
+
+import json
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from .conftest import RunningServer
+
+pytestmark = [pytest.mark.browser, pytest.mark.engine]
+
+
+def test_the_policy_in_view_is_the_one_that_serves(page: Page) -> None:
+    with page.expect_response("**/v1/status") as asked:
+        page.reload()
+    expect(page.locator("#policy-name")).to_have_attribute("title", asked.value.json()["policy"]["version"])
+    expect(page.locator("#votes-total")).to_contain_text("counted")
+
+
+def test_a_newer_policy_is_announced_gently(page: Page, shot) -> None:
+    """The swap itself is tested where swaps are; here the server's answer is moved on by one policy."""
+    expect(page.locator("#policy-name")).not_to_have_text("…")
+
+    def moved_on(route: Route) -> None:
+        answer = route.fetch()
+        body = answer.json()
+        number = body["policy"]["number"] + 1
+        body["policy"] = {**body["policy"], "version": f"v{number}-0123abcd", "number": number}
+        body["trainer"] = {"state": "running", "stage": "ppo", "progress": 0.4, "message": "step 12 of 30"}
+        route.fulfill(response=answer, body=json.dumps(body))
+
+    page.route("**/v1/status", moved_on)
+    notice = page.locator(".notice-policy")
+    expect(notice).to_contain_text("A newer policy answers now: v", timeout=10_000)
+    expect(page.locator("#trainer-text")).to_have_text("Learning: practising")
+    assert page.evaluate("document.getElementById('trainer-progress').value") == pytest.approx(0.4)
+    shot(page, "newer-policy")
+    page.unroute("**/v1/status")
+    expect(page.locator(".notice-policy").nth(1)).to_contain_text("An earlier policy answers again: v", timeout=10_000)
+    notice.first.get_by_role("button", name="Dismiss").click()
+    expect(notice).to_have_count(1)
+
+
+def test_a_hidden_page_does_not_ask(page: Page) -> None:
+    expect(page.locator("#policy-name")).not_to_have_text("…")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if request.url.endswith("/v1/status") else None)
+    hide = "(hidden) => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });"
+    hide += " document.dispatchEvent(new Event('visibilitychange')); }"
+    page.evaluate(hide, True)
+    page.wait_for_timeout(5_000)
+    assert asked == []
+    page.evaluate(hide, False)
+    page.wait_for_timeout(500)
+    assert len(asked) == 1
+    page.wait_for_timeout(4_500)
+    assert len(asked) == 2
+
+
+def test_a_lost_server_is_shown_and_found_again(page: Page, server: RunningServer) -> None:
+    expect(page.locator("#policy-name")).not_to_have_text("…")
+    page.route("**/v1/status", lambda route: route.abort())
+    expect(page.locator("#policy-name")).to_have_text("Reconnecting…", timeout=10_000)
+    page.unroute("**/v1/status")
+    expect(page.locator("#policy-name")).not_to_have_text("Reconnecting…", timeout=20_000)
