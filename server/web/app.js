@@ -23,6 +23,7 @@ const writing = new Map(); // conversation id -> a thread that is still being wr
 
 const hooks = {
   async model() {
+    await introduced;
     model ??= (await api.models()).data[0].id;
     return model;
   },
@@ -270,7 +271,10 @@ document.addEventListener("keydown", (event) => {
   }
 });
 show(new Thread({ hooks }));
-if (location.hash.length > 1) openFromAddress();
-else focusPrompt();
-sidebar.refresh();
-status.refresh();
+focusPrompt();
+// The first answer makes a new browser known by a cookie. Calls beside it would each be a new person.
+const introduced = status.refresh();
+introduced.then(() => {
+  sidebar.refresh();
+  if (location.hash.length > 1) openFromAddress();
+});
