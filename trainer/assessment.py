@@ -1,0 +1,120 @@
+"""How good is a reward model? Measured on votes of people and prompts that it has not seen.
+
+Accuracy counts decided pairs only: a tie has no right answer. Thumbs are judged by concordance: how often an upvoted
+reply scores above a downvoted one. Intervals are Wilson's for accuracy and a bootstrap over votes for concordance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from trainer.examples import PairExample, ThumbExample, VoteExample
+from trainer.likelihood import LEFT, RIGHT, VoteModel, pair_probabilities
+from trainer.reward_model import RewardModel
+
+Z95 = 1.959964
+
+
+@dataclass(frozen=True)
+class Assessment:
+    accuracy: float
+    lower: float
+    upper: float
+    measured_on: str  # which votes the accuracy speaks of
+    pairs: int  # decided, held out
+    thumbs: int
+    concordance: float | None  # of thumbs; None without both kinds
+    calibration_error: float | None  # expected, over decided pairs
+    reliability: list[tuple[float, float, int]] = field(default_factory=list)  # predicted, observed, votes
+
+
+def wilson(successes: float, trials: int) -> tuple[float, float]:
+    """The 95 % interval of a proportion (Wilson 1927)."""
+    if trials == 0:
+        return 0.0, 1.0
+    share = successes / trials
+    centre = (share + Z95**2 / (2 * trials)) / (1 + Z95**2 / trials)
+    half = Z95 / (1 + Z95**2 / trials) * np.sqrt(share * (1 - share) / trials + Z95**2 / (4 * trials**2))
+    return float(centre - half), float(centre + half)
+
+
+@torch.no_grad()
+def assess(
+    model: RewardModel, votes: Sequence[VoteModel], held_out: Sequence[VoteExample], seed: int = 0
+) -> Assessment:
+    pairs = [e for e in held_out if isinstance(e, PairExample) and e.outcome in (LEFT, RIGHT)]
+    thumbs = [e for e in held_out if isinstance(e, ThumbExample)]
+    right = np.zeros(0)
+    calibration, reliability = None, []
+    if pairs:
+        left_MP = model.score([e.prompt for e in pairs], [e.left for e in pairs])
+        right_MP = model.score([e.prompt for e in pairs], [e.right for e in pairs])
+        outcome = np.array([e.outcome == LEFT for e in pairs])
+        right = ((left_MP - right_MP).mean(0).numpy() > 0) == outcome
+        calibration, reliability = _calibration(_left_probability(model, votes, left_MP, right_MP), outcome)
+    concordance, interval = None, (0.0, 1.0)
+    if thumbs:
+        scores = model.score([e.prompt for e in thumbs], [e.reply for e in thumbs]).mean(0).numpy()
+        concordance, interval = _concordance(scores, np.array([e.up for e in thumbs]), seed)
+    if len(pairs) >= 20 or concordance is None:
+        lower, upper = wilson(float(right.sum()), len(pairs))
+        accuracy = float(right.mean()) if pairs else 0.5
+        measured_on = "decided pairs"
+    else:
+        accuracy, (lower, upper), measured_on = concordance, interval, "thumbs, by concordance"
+    return Assessment(
+        accuracy, lower, upper, measured_on, len(pairs), len(thumbs), concordance, calibration, reliability
+    )
+
+
+def _left_probability(
+    model: RewardModel, votes: Sequence[VoteModel], left_MP: torch.Tensor, right_MP: torch.Tensor
+) -> np.ndarray:
+    """P(left | decided), averaged over members; scores are taken back to the units in which they were fitted."""
+    probabilities = []
+    for member, vote_model in enumerate(votes):
+        gain, shift = model.gain_M[member], model.shift_M[member]
+        left_P, right_P = (left_MP[member] - shift) / gain, (right_MP[member] - shift) / gain
+        left, other, _ = pair_probabilities(left_P, right_P, vote_model.position, vote_model.tie).unbind(-1)
+        probabilities.append((left / (left + other)).numpy())
+    return np.mean(probabilities, axis=0)
+
+
+def _calibration(
+    predicted: np.ndarray, outcome: np.ndarray, bins: int = 10
+) -> tuple[float, list[tuple[float, float, int]]]:
+    """Expected calibration error over equal-width bins, and the bins."""
+    index = np.clip((predicted * bins).astype(int), 0, bins - 1)
+    error, rows = 0.0, []
+    for each in range(bins):
+        chosen = index == each
+        count = int(chosen.sum())
+        if count:
+            mean, observed = float(predicted[chosen].mean()), float(outcome[chosen].mean())
+            rows.append((mean, observed, count))
+            error += count / len(predicted) * abs(mean - observed)
+    return error, rows
+
+
+def _concordance(scores: np.ndarray, ups: np.ndarray, seed: int) -> tuple[float | None, tuple[float, float]]:
+    def auc(values: np.ndarray, labels: np.ndarray) -> float | None:
+        up, down = values[labels > 0.5], values[labels < 0.5]
+        if not len(up) or not len(down):
+            return None
+        return float(((up[:, None] > down[None, :]) + 0.5 * (up[:, None] == down[None, :])).mean())
+
+    measured = auc(scores, ups)
+    if measured is None:
+        return None, (0.0, 1.0)
+    rng = np.random.default_rng(seed)
+    draws = []
+    for _ in range(500):
+        index = rng.integers(0, len(scores), len(scores))
+        drawn = auc(scores[index], ups[index])
+        if drawn is not None:
+            draws.append(drawn)
+    return measured, (float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975)))

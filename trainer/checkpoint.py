@@ -1,0 +1,64 @@
+"""What a run leaves in its folder, so that a killed one goes on where it was.
+
+Every file is written beside its place and renamed, so it is whole or not there. People's words (`examples.json`) are
+removed when the run ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.examples import Examples, from_json, to_json
+
+
+class RunFolder:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def reward_model(self) -> Path:
+        return self.path / "reward_model"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    def save_examples(self, examples: Examples) -> None:
+        self._write("examples.json", json.dumps(to_json(examples)).encode())
+
+    def load_examples(self) -> Examples | None:
+        path = self.path / "examples.json"
+        return from_json(json.loads(path.read_bytes())) if path.exists() else None
+
+    def forget_examples(self) -> None:
+        (self.path / "examples.json").unlink(missing_ok=True)
+
+    def save_json(self, name: str, body: Any) -> None:
+        self._write(f"{name}.json", json.dumps(body, indent=2).encode())
+
+    def load_json(self, name: str) -> Any | None:
+        path = self.path / f"{name}.json"
+        return json.loads(path.read_bytes()) if path.exists() else None
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        temporary = self.path / "checkpoint.pt.part"
+        torch.save(state, temporary)
+        os.replace(temporary, self.path / "checkpoint.pt")
+
+    def load_state(self) -> dict[str, Any] | None:
+        path = self.path / "checkpoint.pt"
+        return torch.load(path, weights_only=True) if path.exists() else None
+
+    def forget_state(self) -> None:
+        (self.path / "checkpoint.pt").unlink(missing_ok=True)
+
+    def _write(self, name: str, body: bytes) -> None:
+        temporary = self.path / f"{name}.part"
+        temporary.write_bytes(body)
+        os.replace(temporary, self.path / name)

@@ -1,0 +1,117 @@
+"""The trainer's commands. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from trainer.config import TrainingConfig
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(train)
+    app.command()(trainer)
+    app.command()(demo)
+    from trainer.tiny.cli import app as tiny
+
+    app.add_typer(tiny, name="tiny")
+
+
+def train(
+    config: Annotated[Path | None, typer.Option(help="A JSON file with settings; see docs/training.md.")] = None,
+    resume: Annotated[str | None, typer.Option(help="Go on with this run, from its last checkpoint.")] = None,
+    reward_model_only: Annotated[bool, typer.Option(help="Stop after the reward model and its held-out test.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Overrides the config's seed.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON line on standard output.")] = False,
+) -> None:
+    """Train once: from the votes in the log to a candidate policy with its report."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from feedback.errors import FeedbackError
+    from feedback.settings import Settings
+    from feedback.store import open_store
+    from trainer.config import TrainingConfig
+    from trainer.errors import TrainerError
+    from trainer.run import TrainingRunner
+    from trainer.watch import model_folder
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    console = Console(stderr=True)
+    settings = Settings()
+    store = open_store(settings)
+    chosen = _config(settings.runs_folder, config, resume)
+    if seed is not None:
+        chosen = TrainingConfig.model_validate({**chosen.model_dump(), "seed": seed})
+    runner = TrainingRunner(settings, store, chosen, model_folder(os.environ.get("KUDOS_MODEL", "kudos-tiny")), console)
+    try:
+        outcome = runner.run(resume, reward_model_only=reward_model_only)
+    except (TrainerError, FeedbackError) as error:
+        console.print(f"[red]{type(error).__name__}[/red]: {error}")
+        raise typer.Exit(1) from error
+    finally:
+        store.close()
+    assessment = outcome.assessment
+    console.print(
+        f"reward model: {assessment.accuracy:.3f} [{assessment.lower:.3f}, {assessment.upper:.3f}] "
+        f"on held-out {assessment.measured_on} ({assessment.pairs} pairs, {assessment.thumbs} thumbs)"
+    )
+    if outcome.version is not None:
+        verdict = "[green]accepted[/green]" if outcome.accepted else "[red]refused[/red]"
+        console.print(f"{outcome.version}: {verdict}; report: {outcome.report}")
+        for refusal in outcome.refusals:
+            console.print(f"  {refusal}")
+        if outcome.accepted:
+            console.print(f"let users meet it: kudos rollout start {outcome.version}")
+    if as_json:
+        typer.echo(json.dumps({**asdict(outcome), "report": str(outcome.report) if outcome.report else None}))
+
+
+def trainer() -> None:
+    """Wait for votes, and train whenever enough new ones have come in. `kudos up` runs this beside the server."""
+    from feedback.settings import Settings
+    from feedback.store import open_store
+    from trainer.config import TrainerSettings
+    from trainer.watch import Watcher
+
+    settings = Settings()
+    Watcher(settings, TrainerSettings(), open_store(settings), say=lambda text: print(text, flush=True)).run()
+
+
+def demo(
+    rounds: Annotated[int, typer.Option(min=1, max=10, help="Rounds of votes, training and rollout.")] = 2,
+    taste: Annotated[str, typer.Option(help="What the simulated raters secretly like.")] = "warm",
+    seed: Annotated[int, typer.Option(help="Of the raters and of training.")] = 0,
+    home: Annotated[Path | None, typer.Option(help="An empty folder for the demo; unset: a new one.")] = None,
+) -> None:
+    """The whole loop before your eyes: simulated users chat, vote and choose; the server learns from them."""
+    from trainer.tiny.demo import run_demo
+
+    raise typer.Exit(run_demo(rounds=rounds, taste=taste, seed=seed, home=home))
+
+
+def _config(runs_folder: Path, path: Path | None, resume: str | None) -> TrainingConfig:
+    from pydantic import ValidationError
+
+    from trainer.config import TrainingConfig
+
+    if resume is not None:
+        path = runs_folder / resume / "config.json"
+    if path is None:
+        return TrainingConfig()
+    try:
+        return TrainingConfig.model_validate_json(path.read_text())
+    except OSError as error:
+        raise typer.BadParameter(f"{path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise typer.BadParameter(f"{path}: {where}: {first['msg']} (given: {first['input']!r})") from error

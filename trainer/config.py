@@ -1,0 +1,149 @@
+"""The settings of one training run: frozen, bounded, and written into the run's row and report."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LoraConfig(Frozen):
+    rank: int = Field(16, ge=1, le=64)
+    alpha: float = Field(32.0, gt=0)
+    """The update is `alpha / rank` times B·A."""
+
+
+class RewardModelConfig(Frozen):
+    members: int = Field(3, ge=2, le=16)
+    """Size of the ensemble; its spread is what the reward distrusts."""
+
+    adapted_share: float = Field(0.4, gt=0, le=1)
+    """Share of the layers, from the top, that carry adapters. The layers below run once for all members."""
+
+    epochs: int = Field(4, ge=1)
+    batch_size: int = Field(64, ge=2)
+    learning_rate: float = Field(1e-3, gt=0)
+    label_noise: float = Field(0.1, ge=0, lt=1)
+    """Every outcome is believed to be random with this probability (Christiano et al. 2017, section 2.2.3)."""
+
+    thumb_weight: float = Field(0.5, ge=0)
+    centring: float = Field(0.01, ge=0)
+    """Weight of (r_left + r_right)², which keeps rewards near zero (arXiv 2312.09244)."""
+
+    user_intercept_std: float = Field(1.0, gt=0)
+    """Prior standard deviation of how generous one user's thumbs are."""
+
+    weight_decay: float = Field(0.01, ge=0)
+    lora: LoraConfig = LoraConfig()
+
+
+class RewardConfig(Frozen):
+    uncertainty: float = Field(0.5, ge=0)
+    """λ in: mean of the ensemble − λ · variance."""
+
+    missing_end: float = -1.0
+    """The score of a reply that does not end within its limit, whatever it says (N+ details)."""
+
+    repetition_weight: float = Field(1.0, ge=0)
+    length_weight: float = 0.0
+    """Added per token of the reply; negative for shorter replies."""
+
+    banned: tuple[str, ...] = ()
+    """Phrases that must not be said; each costs `banned_penalty`."""
+
+    banned_penalty: float = Field(3.0, ge=0)
+
+
+class PpoConfig(Frozen):
+    iterations: int = Field(24, ge=1)
+    batch_size: int = Field(128, ge=2)
+    minibatches: int = Field(2, ge=1)
+    epochs: int = Field(2, ge=1)
+    microbatch_tokens: int = Field(6144, ge=256)
+    response_tokens: int = Field(64, ge=1)
+    temperature: float = Field(0.7, gt=0)
+    """Of the rollouts; the same as the server's default, so that training sees what users see."""
+
+    learning_rate: float = Field(1e-3, gt=0)
+    critic_learning_rate: float = Field(1e-3, gt=0)
+    adam_eps: float = 1e-5
+    max_grad_norm: float = Field(1.0, gt=0)
+    gamma: float = Field(1.0, ge=0, le=1)
+    lam: float = Field(0.95, ge=0, le=1)
+    clip: float = Field(0.2, gt=0)
+    value_clip: float = Field(0.2, gt=0)
+    value_coefficient: float = Field(0.1, ge=0)
+    kl_coefficient: float = Field(0.03, ge=0)
+    kl_target_nats: float = Field(6.0, gt=0)
+    """Per reply, against the reference. The adaptive controller steers the coefficient towards it."""
+
+    kl_horizon: float = Field(2000.0, gt=0)
+    """Episodes over which the controller may change the coefficient by its full step."""
+
+    stop_approx_kl: float = Field(0.1, gt=0)
+    """The epochs of an iteration end early when the policy has moved this far from the rollout's, in nats per
+    token."""
+
+    importance_cap: float = Field(2.0, ge=1)
+    sampler_gap_nats: float = Field(0.05, gt=0)
+    """Mean absolute gap between the sampler's and the trainer's logprobs above which a run stops: bf16 stays below
+    it."""
+
+    checkpoint_every: int = Field(4, ge=1)
+    lora: LoraConfig = LoraConfig()
+
+    @model_validator(mode="after")
+    def _divisible(self) -> PpoConfig:
+        if self.batch_size % self.minibatches:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of minibatches {self.minibatches}: change one of them"
+            )
+        return self
+
+
+class EvaluationConfig(Frozen):
+    prompts: int = Field(128, ge=8)
+    """Prompts that are kept from PPO; at most a quarter of all."""
+
+    replies_per_prompt: int = Field(2, ge=1)
+    """Replies of each policy to each of them."""
+
+
+class TrainingConfig(Frozen):
+    seed: int = 0
+    threads: int | None = Field(None, ge=1)
+    """CPU threads; unset: torch's own choice."""
+
+    min_votes: int = Field(50, ge=4)
+    held_out_fraction: float = Field(0.15, gt=0, lt=0.5)
+    """Of users and of shared prompts: what the reward model is tested on."""
+
+    user_weight_cap: float = Field(50.0, gt=0)
+    """The votes of one user weigh at most as much as this many votes."""
+
+    publish: Literal["adapter", "full"] = "adapter"
+    reward_model: RewardModelConfig = RewardModelConfig()
+    reward: RewardConfig = RewardConfig()
+    ppo: PpoConfig = PpoConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+class TrainerSettings(BaseSettings):
+    """When the watcher wakes. From the environment: KUDOS_TRAIN_..."""
+
+    model_config = SettingsConfigDict(env_prefix="KUDOS_TRAIN_", frozen=True, extra="ignore")
+
+    after_votes: int = Field(200, ge=1)
+    """A run starts when this many votes have come in since the last one."""
+
+    poll_seconds: float = Field(2.0, gt=0)
+    niceness: int = Field(10, ge=0, le=19)
+    """Added to the trainer's own priority number, so that chat goes first."""
+
+    config: str | None = None
+    """A JSON file with a TrainingConfig; unset: the defaults."""

@@ -1,0 +1,21 @@
+"""What can go wrong in training, tree on top. Each message names the mend."""
+
+
+class TrainerError(Exception):
+    """A run cannot go on."""
+
+
+class TooFewVotes(TrainerError):
+    """There is not enough to learn from yet."""
+
+
+class UnsupportedModel(TrainerError):
+    """The backbone is not a decoder that the trainer knows how to run layer by layer."""
+
+
+class SamplerMismatch(TrainerError):
+    """The sampler's logprobs differ from the trainer's: it does not run the weights that are being trained."""
+
+
+class LostLease(TrainerError):
+    """Another trainer has taken over; this one may not publish."""

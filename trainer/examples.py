@@ -1,0 +1,136 @@
+"""Votes as token ids: what the reward model is fitted to.
+
+A reply that the engine generated keeps the ids that it sampled. Only imported text, which has none, is tokenised
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from typing import Any
+
+from feedback.samples import CorrectionSample, PairSample, SampleSet, ThumbSample
+from feedback.schema import Choice
+from feedback.splits import Split
+from trainer.likelihood import BOTH_BAD, LEFT, RIGHT, TIE
+from trainer.tokens import encode_reply, render_prompt
+
+_OUTCOMES = {Choice.LEFT: LEFT, Choice.RIGHT: RIGHT, Choice.TIE: TIE, Choice.BOTH_BAD: BOTH_BAD}
+
+
+@dataclass(frozen=True)
+class PairExample:
+    prompt: list[int]
+    left: list[int]
+    right: list[int]
+    outcome: int  # likelihood.LEFT, RIGHT, TIE or BOTH_BAD
+    user: int  # index of the voter, −1 for someone not seen in training
+    weight: float
+    vote_id: int
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + max(len(self.left), len(self.right))
+
+
+@dataclass(frozen=True)
+class ThumbExample:
+    prompt: list[int]
+    reply: list[int]
+    up: float  # 1 up, 0 down, between for a rating
+    user: int
+    weight: float
+    vote_id: int
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + len(self.reply)
+
+
+VoteExample = PairExample | ThumbExample
+
+
+@dataclass(frozen=True)
+class Examples:
+    train: list[VoteExample]
+    held_out: list[VoteExample]
+    prompts: list[list[int]]  # distinct prompts that PPO may practise on
+    kept_prompts: list[list[int]]  # distinct prompts that only the evaluation sees
+
+
+def to_examples(samples: SampleSet, tokenizer: Any, *, max_tokens: int, kept_prompts: int, seed: int) -> Examples:
+    """Samples as token ids. Prompts longer than the context keep their newest part.
+
+    Corrections become pairs in which the correction is preferred to the reply it corrects.
+    """
+    users: dict[str, int] = {}
+    parts: dict[str, list[VoteExample]] = {Split.TRAIN: [], Split.HELD_OUT: []}
+    prompts: dict[str, tuple[bool, list[int]]] = {}
+    for sample in samples:
+        prompt = sample.prompt_token_ids or render_prompt(tokenizer, sample.messages)
+        example = _example(sample, prompt, users, tokenizer, max_tokens)
+        if example is None:
+            continue
+        held_out = sample.split == Split.HELD_OUT
+        parts[sample.split].append(example)
+        known = prompts.get(sample.prompt_digest)
+        prompts[sample.prompt_digest] = (held_out and (known is None or known[0]), example.prompt)
+    # The reward model's held-out prompts first, then others by hash, so that the choice does not depend on the log's
+    # order.
+    ranked = sorted(
+        prompts, key=lambda digest: (not prompts[digest][0], sha256(f"{seed}:{digest}".encode()).hexdigest())
+    )
+    kept = set(ranked[: min(kept_prompts, max(1, len(ranked) // 4))])
+    return Examples(
+        train=parts[Split.TRAIN],
+        held_out=parts[Split.HELD_OUT],
+        prompts=[ids for digest, (_, ids) in prompts.items() if digest not in kept],
+        kept_prompts=[prompts[digest][1] for digest in ranked if digest in kept],
+    )
+
+
+def _example(
+    sample: ThumbSample | PairSample | CorrectionSample,
+    prompt: list[int],
+    users: dict[str, int],
+    tokenizer: Any,
+    max_tokens: int,
+) -> VoteExample | None:
+    held_out = sample.split == Split.HELD_OUT
+    # A held-out user's intercept is unknown by definition: the model must do without.
+    user = -1 if held_out else users.setdefault(sample.user_id, len(users))
+
+    def ids(text: str, recorded: list[int] | None) -> list[int]:
+        return (recorded or encode_reply(tokenizer, text))[: max_tokens // 2]
+
+    if isinstance(sample, PairSample):
+        left, right = ids(sample.left.text, sample.left.token_ids), ids(sample.right.text, sample.right.token_ids)
+        prompt = prompt[-(max_tokens - max(len(left), len(right))) :]
+        return PairExample(prompt, left, right, _OUTCOMES[sample.choice], user, sample.weight, sample.vote_id)
+    if isinstance(sample, CorrectionSample):
+        left, right = ids(sample.correction, None), ids(sample.text, sample.token_ids)
+        prompt = prompt[-(max_tokens - max(len(left), len(right))) :]
+        return PairExample(prompt, left, right, LEFT, user, sample.weight, sample.vote_id)
+    reply = ids(sample.text, sample.token_ids)
+    return ThumbExample(prompt[-(max_tokens - len(reply)) :], reply, sample.label, user, sample.weight, sample.vote_id)
+
+
+def to_json(examples: Examples) -> dict[str, Any]:
+    def rows(part: Sequence[VoteExample]) -> list[dict[str, Any]]:
+        return [{"pair": isinstance(example, PairExample), **asdict(example)} for example in part]
+
+    return {
+        "train": rows(examples.train),
+        "held_out": rows(examples.held_out),
+        "prompts": examples.prompts,
+        "kept_prompts": examples.kept_prompts,
+    }
+
+
+def from_json(body: dict[str, Any]) -> Examples:
+    def part(rows: list[dict[str, Any]]) -> list[VoteExample]:
+        return [(PairExample if row.pop("pair") else ThumbExample)(**row) for row in rows]
+
+    return Examples(part(body["train"]), part(body["held_out"]), body["prompts"], body["kept_prompts"])

@@ -1,0 +1,344 @@
+"""PPO on prompts from the log: one loop, in numbered steps.
+
+Policy, critic and reference share one frozen backbone. What the lower layers compute for a rollout is frozen, so the
+reference, the reward model and every epoch of the critic read it from one pass.
+
+Sources: Schulman et al. 2017; Ziegler et al. 2019; Stiennon et al. 2020 (the critic starts from the reward model);
+Huang et al. 2024, "The N+ implementation details of RLHF with PPO".
+Shapes: M members, B episodes, T tokens, R reply tokens, H hidden, N reply tokens of a batch, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from trainer.advantages import gae, token_rewards, whiten
+from trainer.backbone import Backbone
+from trainer.batches import Batch
+from trainer.config import PpoConfig, RewardConfig
+from trainer.errors import SamplerMismatch
+from trainer.lora import LoraAdapter
+from trainer.losses import adapt_kl_coefficient, importance_weights, policy_loss, value_loss
+from trainer.reward import Reward, compose
+from trainer.reward_model import Member, RewardModel
+from trainer.sampler import Rollout
+
+
+class Samples(Protocol):
+    """What the loop needs of a sampler; `trainer.sampler.Sampler` is one."""
+
+    def update(self, backbone: Backbone, weights: dict[str, Tensor]) -> None: ...
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], *, max_tokens: int, temperature: float, seed: int
+    ) -> list[Rollout]: ...
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What one iteration did; nats are per reply unless they say per token."""
+
+    iteration: int
+    episodes: int
+    reward: float
+    votes_reward: float
+    uncertainty: float
+    kl_nats: float
+    kl_coefficient: float
+    entropy_nats_per_token: float
+    clip_fraction: float
+    approx_kl_per_token: float
+    ratio_max: float
+    value_loss: float
+    explained_variance: float
+    sampler_gap_nats: float
+    importance_mean: float
+    reply_tokens: float
+    ended: float
+    optimizer_steps: int
+    learning_rate: float
+    rollout_seconds: float
+    score_seconds: float
+    update_seconds: float
+    tokens_per_second: float
+
+
+class Critic(nn.Module):
+    """The value of a reply so far. It starts as the reward model's first member, in the reward's units."""
+
+    def __init__(self, backbone: Backbone, reward_model: RewardModel) -> None:
+        super().__init__()
+        self.member = Member(backbone, reward_model.config, reward_model.first, seed=0)
+        self.member.load_state_dict(reward_model.members[0].state_dict())
+        with torch.no_grad():
+            self.member.head.mul_(reward_model.gain_M[0])
+        self.shift = nn.Parameter(reward_model.shift_M[0].clone())
+
+    def values(self, backbone: Backbone, lower_BTH: Tensor, batch: Batch) -> Tensor:
+        """(B, R): V_t, read where token t is predicted from."""
+        values_BT = self.member.hidden(backbone, lower_BTH) @ self.member.head + self.shift
+        return values_BT.gather(1, batch.predicting_BR)
+
+
+def reply_logprobs(backbone: Backbone, hidden_BTH: Tensor, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+    """fp32 logprobs of the reply's tokens at this temperature, and the (detached) entropy per token; both (B, R).
+
+    Logits are computed only where replies are.
+    """
+    mask_BR = batch.reply_mask_BR
+    rows_N = torch.arange(len(batch))[:, None].expand_as(mask_BR)[mask_BR]
+    normed_NH = backbone.normed(hidden_BTH[rows_N, batch.predicting_BR[mask_BR]])
+    logprobs_NV = torch.log_softmax(backbone.logits(normed_NH) / temperature, dim=-1)
+    chosen_N = logprobs_NV.gather(1, batch.reply_ids_BR[mask_BR][:, None]).squeeze(1)
+    with torch.no_grad():
+        entropy_N = -(logprobs_NV.exp() * logprobs_NV).sum(-1)
+    zeros = torch.zeros(mask_BR.shape)
+    return zeros.masked_scatter(mask_BR, chosen_N), zeros.masked_scatter(mask_BR, entropy_N)
+
+
+@dataclass(frozen=True)
+class Experience:
+    """One rollout, appraised: everything that the updates read."""
+
+    batch: Batch
+    lower_BTH: Tensor
+    mask_BR: Tensor
+    logprobs_BR: Tensor  # the trainer's own, of the policy that sampled
+    reference_BR: Tensor
+    sampler_BR: Tensor
+    entropy_BR: Tensor
+    values_BR: Tensor
+    reward: Reward
+    scores_MB: Tensor
+
+    @property
+    def kl_nats_B(self) -> Tensor:
+        return ((self.logprobs_BR - self.reference_BR) * self.mask_BR).sum(1)
+
+
+class Ppo:
+    """One training of one policy. `state` and `restore` carry everything that the next iteration depends on."""
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        policy: LoraAdapter,
+        reward_model: RewardModel,
+        sampler: Samples,
+        prompts: Sequence[list[int]],
+        decode: Callable[[Sequence[int]], str],
+        config: PpoConfig,
+        reward: RewardConfig,
+        seed: int,
+    ) -> None:
+        self.backbone, self.policy, self.reward_model, self.sampler = backbone, policy, reward_model, sampler
+        self.prompts, self.decode, self.config, self.reward_config = list(prompts), decode, config, reward
+        self.critic = Critic(backbone, reward_model)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.kl_coefficient = config.kl_coefficient
+        self.iteration = 0
+        self.queue: list[int] = []
+        self.optimizer = torch.optim.Adam(
+            [
+                {"params": list(policy.parameters()), "lr": config.learning_rate},
+                {"params": list(self.critic.parameters()), "lr": config.critic_learning_rate},
+            ],
+            eps=config.adam_eps,
+        )
+
+    def step(self) -> Iteration:
+        """One iteration: roll out, score, learn."""
+        config = self.config
+
+        # 1. Anneal the learning rates linearly to zero.
+        remaining = 1.0 - self.iteration / config.iterations
+        for group, rate in zip(
+            self.optimizer.param_groups, (config.learning_rate, config.critic_learning_rate), strict=True
+        ):
+            group["lr"] = rate * remaining
+
+        # 2. Fresh replies from the policy as it is now.
+        started = time.perf_counter()
+        with torch.no_grad():
+            self.sampler.update(self.backbone, self.policy.merged())
+        prompts = [self.prompts[i] for i in self._next_prompts(config.batch_size)]
+        seed = int(torch.randint(2**31, (1,), generator=self.generator))
+        rollouts = self.sampler.sample(
+            prompts, max_tokens=config.response_tokens, temperature=config.temperature, seed=seed
+        )
+        rolled_out = time.perf_counter()
+
+        # 3. Logprobs, values, scores; the sampler must have run these very weights.
+        experience = self.appraise(rollouts)
+        mask_BR = experience.mask_BR
+        gap = (experience.logprobs_BR - experience.sampler_BR)[mask_BR].abs().mean().item()
+        if not gap <= config.sampler_gap_nats:
+            raise SamplerMismatch(
+                f"the sampler's logprobs differ from the trainer's by {gap:.3f} nats on average, over the bound of "
+                f"{config.sampler_gap_nats}: the sampler does not run the weights that are being trained"
+            )
+
+        # 4. Rewards and advantages.
+        rewards_BR = token_rewards(
+            experience.reward.total_B, experience.logprobs_BR, experience.reference_BR, mask_BR, self.kl_coefficient
+        )
+        advantages_BR, returns_BR = gae(rewards_BR, experience.values_BR, mask_BR, config.gamma, config.lam)
+        advantages_BR = whiten(advantages_BR, mask_BR)
+        importance_BR = importance_weights(
+            experience.logprobs_BR, experience.sampler_BR, mask_BR, config.importance_cap
+        )
+        scored = time.perf_counter()
+
+        # 5. Epochs of minibatches, until the policy has moved far enough.
+        updates: list[tuple[float, float, float, float]] = []
+        for _ in range(config.epochs):
+            order = torch.randperm(config.batch_size, generator=self.generator)
+            for index in order.split(config.batch_size // config.minibatches):
+                updates.append(self._update(experience, advantages_BR, returns_BR, importance_BR, index))
+            if updates[-1][1] > config.stop_approx_kl:
+                break
+        updated = time.perf_counter()
+
+        # 6. Steer the KL coefficient, and report.
+        kl_nats = experience.kl_nats_B.mean().item()
+        coefficient = self.kl_coefficient
+        self.kl_coefficient = adapt_kl_coefficient(
+            coefficient, kl_nats, config.kl_target_nats, config.batch_size, config.kl_horizon
+        )
+        self.iteration += 1
+        residual = (returns_BR - experience.values_BR)[mask_BR].var(unbiased=False)
+        tokens = int(mask_BR.sum())
+        clip_fractions, approx_kls, ratio_maxima, value_losses = zip(*updates, strict=True)
+        return Iteration(
+            iteration=self.iteration,
+            episodes=self.iteration * config.batch_size,
+            reward=experience.reward.total_B.mean().item(),
+            votes_reward=experience.reward.terms["votes"].mean().item(),
+            uncertainty=experience.scores_MB.std(0, unbiased=False).mean().item(),
+            kl_nats=kl_nats,
+            kl_coefficient=coefficient,
+            entropy_nats_per_token=experience.entropy_BR[mask_BR].mean().item(),
+            clip_fraction=sum(clip_fractions) / len(updates),
+            approx_kl_per_token=approx_kls[-1],
+            ratio_max=max(ratio_maxima),
+            value_loss=sum(value_losses) / len(updates),
+            explained_variance=1.0 - (residual / returns_BR[mask_BR].var(unbiased=False).clamp_min(1e-8)).item(),
+            sampler_gap_nats=gap,
+            importance_mean=importance_BR[mask_BR].mean().item(),
+            reply_tokens=tokens / config.batch_size,
+            ended=sum(r.ended for r in rollouts) / len(rollouts),
+            optimizer_steps=len(updates),
+            learning_rate=config.learning_rate * remaining,
+            rollout_seconds=rolled_out - started,
+            score_seconds=scored - rolled_out,
+            update_seconds=updated - scored,
+            tokens_per_second=tokens / (updated - started),
+        )
+
+    @torch.no_grad()
+    def appraise(self, rollouts: Sequence[Rollout]) -> Experience:
+        """Score a rollout: policy, reference, critic and reward model, with one pass of the layers they share."""
+        batch = Batch.of([r.prompt for r in rollouts], [r.reply for r in rollouts], pad_id=0)
+        mask_BR = batch.reply_mask_BR
+        backbone, first = self.backbone, self.reward_model.first
+        embedded_BTH = backbone.embed(batch.input_ids_BT)
+        lower_BTH = backbone.run(embedded_BTH, 0, first)
+        reference_BTH = backbone.run(lower_BTH, first, backbone.depth)
+        policy_BTH = backbone.run(embedded_BTH, 0, backbone.depth, self.policy.merged())
+        reference_BR, _ = reply_logprobs(backbone, reference_BTH, batch, self.config.temperature)
+        logprobs_BR, entropy_BR = reply_logprobs(backbone, policy_BTH, batch, self.config.temperature)
+        sampler_BR = torch.zeros_like(logprobs_BR)
+        for row, rollout in enumerate(rollouts):
+            sampler_BR[row, : len(rollout.logprobs)] = torch.tensor(rollout.logprobs)
+        scores_MB = self.reward_model.scores(lower_BTH, batch)
+        replies = [r.reply for r in rollouts]
+        reward = compose(
+            scores_MB, replies, [self.decode(r) for r in replies], [r.ended for r in rollouts], self.reward_config
+        )
+        values_BR = self.critic.values(backbone, lower_BTH, batch)
+        return Experience(
+            batch, lower_BTH, mask_BR, logprobs_BR, reference_BR, sampler_BR, entropy_BR, values_BR, reward, scores_MB
+        )
+
+    def _update(
+        self, experience: Experience, advantages_BR: Tensor, returns_BR: Tensor, importance_BR: Tensor, index: Tensor
+    ) -> tuple[float, float, float, float]:
+        """One optimizer step on the episodes `index`. Returns clip fraction, KL, largest ratio, critic loss."""
+        config = self.config
+        count = experience.mask_BR[index].sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        clip_fraction = approx_kl = ratio_max = critic_loss = 0.0
+        for group in experience.batch.select(index).by_length(config.microbatch_tokens):
+            rows = index[group]
+            piece = experience.batch.select(rows)
+            steps = piece.reply_mask_BR.shape[1]
+            mask = piece.reply_mask_BR
+            hidden_BTH = self.backbone.run(
+                self.backbone.embed(piece.input_ids_BT), 0, self.backbone.depth, self.policy.merged()
+            )
+            logprobs, _ = reply_logprobs(self.backbone, hidden_BTH, piece, config.temperature)
+            policy = policy_loss(
+                logprobs,
+                experience.logprobs_BR[rows, :steps],
+                advantages_BR[rows, :steps],
+                mask,
+                clip=config.clip,
+                importance_BR=importance_BR[rows, :steps],
+                count=count,
+            )
+            lower_BTH = experience.lower_BTH[rows, : piece.input_ids_BT.shape[1]]
+            critic = value_loss(
+                self.critic.values(self.backbone, lower_BTH, piece),
+                experience.values_BR[rows, :steps],
+                returns_BR[rows, :steps],
+                mask,
+                clip=config.value_clip,
+                count=count,
+            )
+            (policy.loss + config.value_coefficient * critic).backward()  # type: ignore[no-untyped-call]
+            clip_fraction += policy.clip_fraction.item()
+            approx_kl += policy.approx_kl.item()
+            ratio_max = max(ratio_max, policy.ratio_max.item())
+            critic_loss += critic.item()
+        nn.utils.clip_grad_norm_(self.policy.parameters(), config.max_grad_norm)
+        nn.utils.clip_grad_norm_(self.critic.parameters(), config.max_grad_norm)
+        self.optimizer.step()
+        return clip_fraction, approx_kl, ratio_max, critic_loss
+
+    def _next_prompts(self, count: int) -> list[int]:
+        """Every prompt once in a random order, then again in another."""
+        while len(self.queue) < count:
+            self.queue += torch.randperm(len(self.prompts), generator=self.generator).tolist()
+        taken, self.queue = self.queue[:count], self.queue[count:]
+        return taken
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "policy": self.policy.state_dict(),
+            "critic": self.critic.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "kl_coefficient": self.kl_coefficient,
+            "iteration": self.iteration,
+            "queue": list(self.queue),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.policy.load_state_dict(state["policy"])
+        self.critic.load_state_dict(state["critic"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.kl_coefficient = state["kl_coefficient"]
+        self.iteration = state["iteration"]
+        self.queue = list(state["queue"])
+
+
+def as_row(iteration: Iteration) -> dict[str, float]:
+    return {name: float(value) for name, value in asdict(iteration).items()}

@@ -1,0 +1,104 @@
+"""From trained matrices to a published policy folder, with the probe that proves it in an engine."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from deploy.artifacts import Published, publish
+from deploy.digests import base_shapes
+from deploy.manifest import Draft, LoraShape, Probe, ProbeCase
+from feedback.schema import PolicyKind
+from trainer.backbone import ADAPTED, Backbone
+from trainer.batches import Batch
+from trainer.lora import LoraAdapter
+from trainer.ppo import reply_logprobs
+from trainer.sampler import Rollout
+
+PROBE_CASES = 6
+PROBE_TOLERANCE_NATS = 0.05  # bf16 in two orders of summation stays below 0.02 on average
+NOT_WEIGHTS = ("*.json", "*.jinja", "*.txt", "*.model")
+
+
+@torch.no_grad()
+def make_probe(backbone: Backbone, weights: dict[str, Tensor], rollouts: Sequence[Rollout]) -> Probe:
+    """Logprobs at temperature 1 of a few replies, under the policy and under the backbone alone.
+
+    The replies are those on which the two differ most per token, so that a missing adapter cannot hide.
+    """
+    batch = Batch.of([r.prompt for r in rollouts], [r.reply for r in rollouts], pad_id=0)
+    policy_BR = _logprobs(backbone, weights, batch)
+    reference_BR = _logprobs(backbone, {}, batch)
+    gap_B = (policy_BR - reference_BR).abs().sum(1) / batch.reply_lengths_B
+    chosen = torch.argsort(gap_B, descending=True, stable=True)[:PROBE_CASES].tolist()
+    return Probe(
+        cases=[
+            ProbeCase(
+                prompt_token_ids=rollouts[row].prompt,
+                token_ids=rollouts[row].reply,
+                logprobs=policy_BR[row, : len(rollouts[row].reply)].tolist(),
+                reference_logprobs=reference_BR[row, : len(rollouts[row].reply)].tolist(),
+            )
+            for row in chosen
+        ],
+        tolerance_nats=PROBE_TOLERANCE_NATS,
+    )
+
+
+def _logprobs(backbone: Backbone, weights: dict[str, Tensor], batch: Batch) -> Tensor:
+    hidden_BTH = backbone.run(backbone.embed(batch.input_ids_BT), 0, backbone.depth, weights)
+    return reply_logprobs(backbone, hidden_BTH, batch, 1.0)[0]
+
+
+def publish_policy(
+    *,
+    kind: PolicyKind,
+    number: int,
+    base_folder: Path,
+    backbone: Backbone,
+    policy: LoraAdapter,
+    rollouts: Sequence[Rollout],
+    training: dict[str, Any],
+    policies_folder: Path,
+) -> Published:
+    """Write the files, make the probe, publish. `policy` must already be rounded to what is served."""
+    base = base_shapes(base_folder)
+    with torch.no_grad():
+        weights = policy.merged()
+    policies_folder.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=policies_folder))
+    try:
+        if kind is PolicyKind.ADAPTER:
+            policy.save_peft(staging, base_name=base.digest)
+        else:
+            state = {name: tensor.contiguous() for name, tensor in backbone.merged_state(weights).items()}
+            save_file(state, staging / "model.safetensors", metadata={"format": "pt"})
+            for pattern in NOT_WEIGHTS:
+                for path in base_folder.glob(pattern):
+                    if path.name not in {"manifest.json", "build.json", "model.safetensors.index.json"}:
+                        shutil.copyfile(path, staging / path.name)
+        draft = Draft(
+            number=number,
+            kind=kind,
+            base_digest=base.digest,
+            tokenizer_digest=base.tokenizer_digest,
+            probe=make_probe(backbone, weights, rollouts),
+            lora=LoraShape(
+                rank=policy.config.rank,
+                alpha=policy.config.alpha,
+                target_modules=sorted({name.rsplit(".", 1)[-1] for name in ADAPTED}),
+            )
+            if kind is PolicyKind.ADAPTER
+            else None,
+            training=training,
+        )
+        return publish(staging, draft, policies_folder, base)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

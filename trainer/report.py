@@ -1,0 +1,130 @@
+"""One HTML file per run, with plots, that an operator reads before a rollout. Nothing in it is fetched from
+anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+
+from deploy.gate import Verdict
+from trainer import plots
+from trainer.assessment import Assessment
+from trainer.config import TrainingConfig
+from trainer.evaluation import Evaluation
+
+SAMPLES_SHOWN = 12
+
+
+def render(template: str, **values: Any) -> str:
+    environment = Environment(loader=PackageLoader("trainer"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template(template).render(**values)
+
+
+def write_report(
+    path: Path,
+    *,
+    run_id: str,
+    version: str,
+    parent: str,
+    config: TrainingConfig,
+    votes: tuple[int, int],
+    assessment: Assessment,
+    history: Sequence[dict[str, float]],
+    evaluation: Evaluation,
+    verdict: Verdict,
+    prompt_text: Callable[[Sequence[int]], str],
+) -> None:
+    episodes = [row["episodes"] for row in history]
+
+    def column(name: str) -> list[float]:
+        return [row[name] for row in history]
+
+    report = evaluation.report
+    figures = [
+        (
+            "Reward",
+            "Each point is one iteration: what the reward model thinks of fresh replies, and after every term.",
+            plots.lines(
+                episodes,
+                {"votes": column("votes_reward"), "composed": column("reward")},
+                "episodes",
+                "standard deviations of the reference",
+            ),
+        ),
+        (
+            "Reward against KL",
+            "What each nat of distance from the reference buys. A curve that bends down is a reward being gamed.",
+            plots.path(column("kl_nats"), column("votes_reward"), "KL to the reference, nats per reply", "reward"),
+        ),
+        (
+            "KL",
+            "The controller steers the mean towards its target.",
+            plots.lines(
+                episodes, {"KL": column("kl_nats")}, "episodes", "nats per reply", target=config.ppo.kl_target_nats
+            ),
+        ),
+        (
+            "Doubt of the ensemble",
+            "Spread of the members' scores. It grows where the policy goes beyond what the votes cover.",
+            plots.lines(episodes, {"spread": column("uncertainty")}, "episodes", "standard deviations"),
+        ),
+        (
+            "Length and ends",
+            "Replies that grow or shrink without bound are the first sign of a reward being gamed.",
+            plots.lines(episodes, {"tokens": column("reply_tokens")}, "episodes", "tokens per reply"),
+        ),
+        (
+            "Stability",
+            "Clip fraction, and the KL of an iteration's updates per token.",
+            plots.lines(
+                episodes,
+                {"clip fraction": column("clip_fraction"), "KL of updates": column("approx_kl_per_token")},
+                "episodes",
+                "",
+            ),
+        ),
+    ]
+    if assessment.reliability:
+        figures.append(
+            (
+                "Calibration of the reward model",
+                "On held-out pairs: does a predicted 70 % come true in 70 % of cases?",
+                plots.reliability(assessment.reliability),
+            )
+        )
+    path.write_text(
+        render(
+            "report.html",
+            run_id=run_id,
+            version=version,
+            parent=parent,
+            votes=votes,
+            assessment=assessment,
+            report=report,
+            verdict=verdict,
+            figures=figures,
+            last=history[-1],
+            samples=_samples(evaluation, prompt_text),
+            config=config.model_dump_json(indent=2),
+        ),
+        encoding="utf-8",
+    )
+
+
+def _samples(evaluation: Evaluation, prompt_text: Callable[[Sequence[int]], str]) -> list[dict[str, Any]]:
+    """Replies of both policies to the same prompts, spread evenly over the evaluation."""
+    total = len(evaluation.candidate.rollouts)
+    rows = range(0, total, max(1, total // SAMPLES_SHOWN))
+    return [
+        {
+            "prompt": prompt_text(evaluation.candidate.rollouts[row].prompt),
+            "before": evaluation.serving.texts[row],
+            "before_score": float(evaluation.serving.scores[row]),
+            "after": evaluation.candidate.texts[row],
+            "after_score": float(evaluation.candidate.scores[row]),
+        }
+        for row in list(rows)[:SAMPLES_SHOWN]
+    ]

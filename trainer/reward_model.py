@@ -1,0 +1,210 @@
+"""The reward model: an ensemble of small adapters and heads on the frozen backbone, fitted to votes.
+
+Each member reads a reply's last token (its end) and gives one score. The layers below the adapters run once for all
+members. Members differ in their start and in the weight that each vote carries (the Bayesian bootstrap: Rubin 1981),
+so that they agree where the votes speak clearly and differ where they do not.
+
+Shapes: M members, B sequences, T tokens, H hidden.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from trainer.backbone import Backbone
+from trainer.batches import Batch
+from trainer.config import RewardModelConfig
+from trainer.examples import PairExample, ThumbExample, VoteExample
+from trainer.likelihood import VoteModel
+from trainer.lora import LoraAdapter
+
+SCORING_TOKENS = 16_384
+
+
+class Member(nn.Module):
+    """One adapter over the upper layers and a linear head, drawn from N(0, 1/√(d+1)) (Stiennon et al. 2020)."""
+
+    def __init__(self, backbone: Backbone, config: RewardModelConfig, first: int, seed: int) -> None:
+        super().__init__()
+        self.adapter = LoraAdapter(backbone, config.lora, seed, first)
+        generator = torch.Generator().manual_seed(seed + 1)
+        self.head = nn.Parameter(
+            torch.randn(backbone.hidden_size, generator=generator) / math.sqrt(backbone.hidden_size + 1)
+        )
+
+    def hidden(self, backbone: Backbone, lower_BTH: Tensor) -> Tensor:
+        """Normed hidden states at every position, (B, T, H), fp32."""
+        upper = backbone.run(lower_BTH, self.adapter.first, backbone.depth, self.adapter.merged())
+        return backbone.normed(upper).float()
+
+    def forward(self, backbone: Backbone, lower_BTH: Tensor, last_B: Tensor) -> Tensor:
+        hidden_BTH = self.hidden(backbone, lower_BTH)
+        return hidden_BTH[torch.arange(len(last_B)), last_B] @ self.head
+
+
+class RewardModel(nn.Module):
+    gain_M: Tensor
+    shift_M: Tensor
+
+    def __init__(self, backbone: Backbone, config: RewardModelConfig, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        self.first = backbone.depth - max(1, round(backbone.depth * config.adapted_share))
+        self._backbone = (backbone,)
+        self.members = nn.ModuleList(
+            Member(backbone, config, self.first, seed + 1000 * index) for index in range(config.members)
+        )
+        self.register_buffer("gain_M", torch.ones(config.members))
+        self.register_buffer("shift_M", torch.zeros(config.members))
+
+    @property
+    def backbone(self) -> Backbone:
+        return self._backbone[0]
+
+    def lower(self, batch: Batch) -> Tensor:
+        """Hidden states below the adapters: frozen, so shared by everyone who reads them."""
+        with torch.no_grad():
+            return self.backbone.run(self.backbone.embed(batch.input_ids_BT), 0, self.first)
+
+    def raw_scores(self, lower_BTH: Tensor, batch: Batch) -> Tensor:
+        """(M, B), before centring and scaling."""
+        last_B = batch.lengths_B - 1
+        return torch.stack([member(self.backbone, lower_BTH, last_B) for member in self.members])
+
+    def scores(self, lower_BTH: Tensor, batch: Batch) -> Tensor:
+        """(M, B): mean 0 and standard deviation 1 over the reference policy's replies, member by member."""
+        return self.raw_scores(lower_BTH, batch) * self.gain_M[:, None] + self.shift_M[:, None]
+
+    @torch.no_grad()
+    def score(self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]) -> Tensor:
+        """(M, B) for lists of token ids, in pieces of bounded size."""
+        batch = Batch.of(prompts, replies, pad_id=0)
+        result = torch.empty(len(self.members), len(batch))
+        for index in batch.by_length(SCORING_TOKENS):
+            piece = batch.select(index)
+            result[:, index] = self.scores(self.lower(piece), piece)
+        return result
+
+    @torch.no_grad()
+    def standardise(self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]) -> None:
+        """Set gain and shift so that the reference policy's replies have mean 0 and standard deviation 1."""
+        self.gain_M.fill_(1.0)
+        self.shift_M.zero_()
+        raw_MB = self.score(prompts, replies)
+        self.gain_M.copy_(1.0 / raw_MB.std(dim=1).clamp_min(1e-4))
+        self.shift_M.copy_(-raw_MB.mean(dim=1) * self.gain_M)
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "reward_model.safetensors")
+        (folder / "reward_model.json").write_text(self.config.model_dump_json(indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path, backbone: Backbone) -> RewardModel:
+        config = RewardModelConfig.model_validate_json((folder / "reward_model.json").read_text())
+        model = cls(backbone, config, seed=0)
+        model.load_state_dict(load_file(folder / "reward_model.safetensors"))
+        return model
+
+
+@dataclass(frozen=True)
+class FitStep:
+    step: int
+    steps: int
+    loss: float
+    epoch: int
+
+
+def fit(
+    backbone: Backbone,
+    examples: Sequence[VoteExample],
+    config: RewardModelConfig,
+    seed: int,
+    on_step: Callable[[FitStep], None] = lambda step: None,
+) -> tuple[RewardModel, list[VoteModel]]:
+    """Fit the ensemble. Returns it with each member's model of how scores become votes."""
+    model = RewardModel(backbone, config, seed)
+    generator = torch.Generator().manual_seed(seed + 7)
+    users = 1 + max((example.user for example in examples), default=0)
+    votes = [VoteModel(users, config.label_noise, config.user_intercept_std) for _ in range(config.members)]
+    bootstrap_ME = torch.empty(config.members, len(examples)).exponential_(generator=generator)
+    optimizer = torch.optim.AdamW(
+        [*model.parameters(), *(p for vote_model in votes for p in vote_model.parameters())],
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        betas=(0.9, 0.98),
+    )
+    per_epoch = math.ceil(len(examples) / config.batch_size)
+    steps = per_epoch * config.epochs
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda s: min(1.0, (s + 1) / max(1, steps // 10)) * (1.0 - s / steps)
+    )
+    lengths_E = torch.tensor([example.length for example in examples])
+    step = 0
+    for epoch in range(config.epochs):
+        for index in bucketed(lengths_E, config.batch_size, generator):
+            chosen = [examples[i] for i in index.tolist()]
+            loss = _loss(model, votes, chosen, bootstrap_ME[:, index], total=len(examples), config=config)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            step += 1
+            on_step(FitStep(step, steps, loss.item() / config.members, epoch))
+    return model, votes
+
+
+def bucketed(lengths_E: Tensor, size: int, generator: torch.Generator, pool: int = 8) -> list[Tensor]:
+    """One epoch's batches: shuffled, yet with rows of similar length together, so that little is padding."""
+    order = torch.randperm(len(lengths_E), generator=generator)
+    batches: list[Tensor] = []
+    for start in range(0, len(order), size * pool):
+        window = order[start : start + size * pool]
+        window = window[torch.argsort(lengths_E[window], stable=True)]
+        batches.extend(window.split(size))
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def _loss(
+    model: RewardModel,
+    votes: Sequence[VoteModel],
+    examples: Sequence[VoteExample],
+    bootstrap_MS: Tensor,
+    *,
+    total: int,
+    config: RewardModelConfig,
+) -> Tensor:
+    """The members' summed loss on one batch of votes."""
+    pairs = [(i, e) for i, e in enumerate(examples) if isinstance(e, PairExample)]
+    thumbs = [(i, e) for i, e in enumerate(examples) if isinstance(e, ThumbExample)]
+    prompts = [e.prompt for _, e in pairs] * 2 + [e.prompt for _, e in thumbs]
+    replies = [e.left for _, e in pairs] + [e.right for _, e in pairs] + [e.reply for _, e in thumbs]
+    batch = Batch.of(prompts, replies, pad_id=0)
+    scores_MB = model.raw_scores(model.lower(batch), batch)
+    count = len(pairs)
+    weight_S = torch.tensor([example.weight for example in examples])
+    pair_rows = torch.tensor([i for i, _ in pairs], dtype=torch.long)
+    thumb_rows = torch.tensor([i for i, _ in thumbs], dtype=torch.long)
+    outcomes_P = torch.tensor([e.outcome for _, e in pairs], dtype=torch.long)
+    users_S = torch.tensor([e.user for _, e in thumbs], dtype=torch.long)
+    ups_S = torch.tensor([e.up for _, e in thumbs])
+    loss = torch.zeros(())
+    for member, (scores_B, vote_model) in enumerate(zip(scores_MB, votes, strict=True)):
+        weights = weight_S * bootstrap_MS[member]
+        left_P, right_P, single_S = scores_B[:count], scores_B[count : 2 * count], scores_B[2 * count :]
+        if pairs:
+            nll_P = vote_model.pair_nll(left_P, right_P, outcomes_P) + config.centring * (left_P + right_P) ** 2
+            loss = loss + (nll_P * weights[pair_rows]).sum() / len(examples)
+        if thumbs:
+            nll_S = vote_model.thumb_nll(single_S, users_S, ups_S)
+            loss = loss + config.thumb_weight * (nll_S * weights[thumb_rows]).sum() / len(examples)
+        loss = loss + vote_model.prior_nll() / total
+    return loss

@@ -1,0 +1,389 @@
+"""One training run, from the log to a published candidate.
+
+samples → reward model → PPO → evaluation → gate → publication. Each stage leaves what the next one needs in the run's
+folder, so a run that was killed goes on from its last checkpoint. The lease makes sure that of two trainers only one
+publishes.
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from deploy import lease as leases
+from deploy import policies, rollout
+from deploy.gate import GateLimits, judge
+from feedback.ids import new_id
+from feedback.samples import collect, record_lineage
+from feedback.schema import Policy, PolicyKind, RunState, TrainingRun, now
+from feedback.schema import RewardModel as RewardModelRow
+from feedback.settings import Settings
+from feedback.store import Store
+from trainer.assessment import Assessment, assess
+from trainer.backbone import Backbone
+from trainer.checkpoint import RunFolder
+from trainer.config import TrainingConfig
+from trainer.errors import TooFewVotes
+from trainer.evaluation import Evaluation, evaluate
+from trainer.examples import Examples, to_examples
+from trainer.held_lease import HeldLease, held_lease
+from trainer.lora import LoraAdapter
+from trainer.ppo import Ppo, as_row
+from trainer.progress import RunProgress
+from trainer.publication import publish_policy
+from trainer.report import write_report
+from trainer.reward_model import RewardModel, fit
+from trainer.sampler import Sampler
+from trainer.tokens import decode, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Outcome:
+    run_id: str
+    version: str | None
+    accepted: bool
+    refusals: list[str]
+    report: Path | None
+    assessment: Assessment
+
+
+@dataclass(frozen=True)
+class Serving:
+    """The policy that training starts from, and where it lies."""
+
+    policy: Policy
+    base_folder: Path
+    adapter_folder: Path | None
+
+
+class TrainingRunner:
+    """Holds what the stages share. `run` is the whole story."""
+
+    def __init__(
+        self, settings: Settings, store: Store, config: TrainingConfig, model_folder: Path, console: Console
+    ) -> None:
+        self.settings, self.store, self.config, self.console = settings, store, config, console
+        self.model_folder = model_folder
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+
+    def run(self, resume: str | None = None, *, reward_model_only: bool = False) -> Outcome:
+        run_id = resume or new_id("run")
+        with held_lease(self.store) as lease:
+            self._open(run_id)
+            try:
+                with RunProgress(self.store, run_id, self.console) as progress:
+                    outcome = self._stages(run_id, progress, lease, reward_model_only)
+            except BaseException as error:
+                interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+                self._close(run_id, RunState.INTERRUPTED if interrupted else RunState.FAILED, error=_one_line(error))
+                if not interrupted:
+                    (self.settings.runs_folder / run_id / "error.txt").write_text(traceback.format_exc())
+                raise
+            self._close(run_id, RunState.SUCCEEDED, policy_version=outcome.version)
+        return outcome
+
+    def _stages(self, run_id: str, progress: RunProgress, lease: HeldLease, reward_model_only: bool) -> Outcome:
+        config, folder = self.config, RunFolder(self.settings.runs_folder / run_id)
+
+        # 1. Where training starts: the policy that serves now.
+        progress.stage("starting", "loading the serving policy")
+        serving = self._serving()
+        tokenizer = load_tokenizer(serving.base_folder)
+        backbone = Backbone.load(serving.base_folder)
+
+        # 2. What people said, as token ids.
+        progress.stage("samples", "reading votes")
+        examples = self._examples(run_id, folder, tokenizer, backbone)
+        progress.step(1.0, f"{len(examples.train)} votes to learn from, {len(examples.held_out)} held out", log=True)
+
+        # 3. What people like.
+        progress.stage("reward model", f"an ensemble of {config.reward_model.members}")
+        reward_model, assessment = self._reward_model(run_id, folder, backbone, examples, progress)
+        progress.step(
+            1.0,
+            f"held-out accuracy {assessment.accuracy:.3f} [{assessment.lower:.3f}, {assessment.upper:.3f}] "
+            f"on {assessment.pairs} pairs and {assessment.thumbs} thumbs",
+            log=True,
+            metrics={"reward_model": asdict(assessment)},
+        )
+        if reward_model_only:
+            folder.forget_examples()
+            return Outcome(run_id, None, False, [], None, assessment)
+        lease.check()
+
+        # 4. Towards it, with PPO.
+        progress.stage("ppo", "starting the sampler")
+        sampler = Sampler(
+            serving.base_folder,
+            end_id=tokenizer.eos_token_id,
+            max_model_len=self._max_tokens(backbone) + config.ppo.response_tokens,
+        )
+        policy = LoraAdapter(backbone, config.ppo.lora, config.seed)
+        if serving.adapter_folder is not None:
+            policy.load_peft(serving.adapter_folder)
+        with torch.no_grad():
+            serving_weights = policy.merged() if serving.adapter_folder is not None else {}
+        history = self._ppo(
+            folder=folder,
+            backbone=backbone,
+            tokenizer=tokenizer,
+            policy=policy,
+            reward_model=reward_model,
+            sampler=sampler,
+            examples=examples,
+            progress=progress,
+            lease=lease,
+        )
+
+        # 5. Against the serving policy, on prompts that it never practised on.
+        progress.stage("evaluation", f"on {len(examples.kept_prompts)} prompts")
+        policy.round_to_served()
+        with torch.no_grad():
+            weights = policy.merged()
+        evaluation = evaluate(
+            backbone=backbone,
+            sampler=sampler,
+            reward_model=reward_model,
+            candidate=weights,
+            serving=serving_weights,
+            prompts=examples.kept_prompts,
+            replies_per_prompt=config.evaluation.replies_per_prompt,
+            decode=lambda ids: decode(tokenizer, ids),
+            assessment=assessment,
+            ppo=config.ppo,
+            reward=config.reward,
+            seed=config.seed,
+        )
+        verdict = judge(evaluation.report, GateLimits())
+
+        # 6. Published whole, registered with its verdict, and told to people.
+        progress.stage("publishing")
+        lease.check()
+        version = self._publish(
+            run_id=run_id, serving=serving, backbone=backbone, policy=policy, evaluation=evaluation, lease=lease
+        )
+        write_report(
+            folder.report,
+            run_id=run_id,
+            version=version,
+            parent=serving.policy.version,
+            config=config,
+            votes=(len(examples.train), len(examples.held_out)),
+            assessment=assessment,
+            history=history,
+            evaluation=evaluation,
+            verdict=verdict,
+            prompt_text=lambda ids: str(tokenizer.decode(ids)),
+        )
+        progress.write(
+            stage="done",
+            progress=1.0,
+            message=f"{version} is {'accepted' if verdict.accepted else 'refused'}",
+            policy_version=version,
+            report_path=str(folder.report.relative_to(self.settings.home)),
+            metrics={"reward_model": asdict(assessment), "evaluation": evaluation.report.as_dict(), "ppo": history[-1]},
+        )
+        folder.forget_examples()
+        folder.forget_state()
+        return Outcome(run_id, version, verdict.accepted, verdict.refusals, folder.report, assessment)
+
+    def _examples(self, run_id: str, folder: RunFolder, tokenizer: Any, backbone: Backbone) -> Examples:
+        found = folder.load_examples()
+        if found is not None:
+            return found
+        config = self.config
+        with self.store.read() as session:
+            samples = collect(
+                session,
+                consent_default=self.settings.consent_default,
+                held_out_fraction=config.held_out_fraction,
+                max_weight_per_user=config.user_weight_cap,
+            )
+        if samples.votes < config.min_votes:
+            raise TooFewVotes(
+                f"{samples.votes} usable votes, and a run needs {config.min_votes}: "
+                "wait for more, or lower min_votes in the training config"
+            )
+        examples = to_examples(
+            samples,
+            tokenizer,
+            max_tokens=self._max_tokens(backbone),
+            kept_prompts=config.evaluation.prompts,
+            seed=config.seed,
+        )
+        with self.store.write() as session:
+            record_lineage(session, run_id, None, samples)
+            row = session.get(TrainingRun, run_id)
+            assert row is not None
+            row.last_vote_id, row.votes = samples.last_vote_id, samples.votes
+            session.add(row)
+        folder.save_examples(examples)
+        return examples
+
+    def _reward_model(
+        self, run_id: str, folder: RunFolder, backbone: Backbone, examples: Examples, progress: RunProgress
+    ) -> tuple[RewardModel, Assessment]:
+        saved = folder.load_json("assessment")
+        if saved is not None:
+            return RewardModel.load(folder.reward_model, backbone), Assessment(**saved)
+        model, votes = fit(
+            backbone,
+            examples.train,
+            self.config.reward_model,
+            self.config.seed,
+            lambda s: progress.step(s.step / s.steps, f"epoch {s.epoch + 1}, loss {s.loss:.3f}"),
+        )
+        assessment = assess(model, votes, examples.held_out, self.config.seed)
+        model.save(folder.reward_model)
+        row = RewardModelRow(
+            id=f"rm_{run_id.removeprefix('run_')}",
+            run_id=run_id,
+            path=str(folder.reward_model.relative_to(self.settings.home)),
+            metrics=asdict(assessment),
+        )
+        with self.store.write() as session:
+            session.merge(row)
+        folder.save_json("assessment", asdict(assessment))
+        return model, assessment
+
+    def _ppo(
+        self,
+        *,
+        folder: RunFolder,
+        backbone: Backbone,
+        tokenizer: Any,
+        policy: LoraAdapter,
+        reward_model: RewardModel,
+        sampler: Sampler,
+        examples: Examples,
+        progress: RunProgress,
+        lease: HeldLease,
+    ) -> list[dict[str, float]]:
+        """Train `policy` in place. Returns one row an iteration."""
+        config = self.config
+        state = folder.load_state()
+        self._standardise(backbone, reward_model, sampler, examples)
+        ppo = Ppo(
+            backbone=backbone,
+            policy=policy,
+            reward_model=reward_model,
+            sampler=sampler,
+            prompts=examples.prompts,
+            decode=lambda ids: decode(tokenizer, ids),
+            config=config.ppo,
+            reward=config.reward,
+            seed=config.seed,
+        )
+        history: list[dict[str, float]] = []
+        if state is not None:
+            ppo.restore(state["ppo"])
+            history = state["history"]
+        writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=ppo.iteration + 1)
+        while ppo.iteration < config.ppo.iterations:
+            step = ppo.step()
+            row = as_row(step)
+            history.append(row)
+            for name, value in row.items():
+                writer.add_scalar(f"ppo/{name}", value, step.iteration)
+            progress.step(
+                step.iteration / config.ppo.iterations,
+                f"{step.iteration}/{config.ppo.iterations} reward {step.reward:+.3f} KL {step.kl_nats:.2f} "
+                f"clip {step.clip_fraction:.3f} {step.tokens_per_second:.0f} tok/s",
+                log=True,
+            )
+            if step.iteration % config.ppo.checkpoint_every == 0:
+                folder.save_state({"ppo": ppo.state(), "history": history})
+            lease.check()
+        writer.close()
+        return history
+
+    def _standardise(self, backbone: Backbone, reward_model: RewardModel, sampler: Sampler, examples: Examples) -> None:
+        """Rewards are in units of the reference policy's own spread."""
+        prompts = (examples.prompts * 4)[:256]
+        sampler.update(backbone, {})
+        reference = sampler.sample(
+            prompts,
+            max_tokens=self.config.ppo.response_tokens,
+            temperature=self.config.ppo.temperature,
+            seed=self.config.seed,
+        )
+        reward_model.standardise([r.prompt for r in reference], [r.reply for r in reference])
+
+    def _publish(
+        self,
+        *,
+        run_id: str,
+        serving: Serving,
+        backbone: Backbone,
+        policy: LoraAdapter,
+        evaluation: Evaluation,
+        lease: HeldLease,
+    ) -> str:
+        with self.store.read() as session:
+            number = policies.next_number(session)
+        published = publish_policy(
+            kind=PolicyKind(self.config.publish),
+            number=number,
+            base_folder=serving.base_folder,
+            backbone=backbone,
+            policy=policy,
+            rollouts=evaluation.candidate.rollouts,
+            training={"run_id": run_id, "parent": serving.policy.version, "seed": self.config.seed},
+            policies_folder=self.settings.policies_folder,
+        )
+        with self.store.write() as session:
+            leases.check_fence(session, lease.row)
+            policies.register(
+                session,
+                published,
+                parent=serving.policy.version,
+                run_id=run_id,
+                reward_model_id=f"rm_{run_id.removeprefix('run_')}",
+                report=evaluation.report,
+                verdict=judge(evaluation.report, GateLimits()),
+            )
+        return published.version
+
+    def _serving(self) -> Serving:
+        with self.store.write() as session:
+            if session.get(Policy, "") is None and not policies.everything(session):
+                policies.register_base(session, self.model_folder)
+            stable = policies.get(session, rollout.wanted(session).stable)
+            folder = policies.folder_of(stable, self.settings.policies_folder)
+            if stable.kind != PolicyKind.ADAPTER:
+                return Serving(stable, folder, None)
+            base = policies.get(session, policies.base_of(stable))
+            return Serving(stable, policies.folder_of(base, self.settings.policies_folder), folder)
+
+    def _max_tokens(self, backbone: Backbone) -> int:
+        """Of prompt and reply together: half the context, and never more than training can hold."""
+        return min(384, int(backbone.model.config.max_position_embeddings) - self.config.ppo.response_tokens)
+
+    def _open(self, run_id: str) -> None:
+        with self.store.write() as session:
+            row = session.get(TrainingRun, run_id) or TrainingRun(id=run_id)
+            row.state, row.error, row.updated_at = RunState.RUNNING, None, now()
+            row.config = self.config.model_dump(mode="json")
+            session.add(row)
+        RunFolder(self.settings.runs_folder / run_id).save_json("config", self.config.model_dump(mode="json"))
+
+    def _close(self, run_id: str, state: RunState, **fields: Any) -> None:
+        with self.store.write() as session:
+            row = session.get(TrainingRun, run_id)
+            assert row is not None
+            row.state, row.finished_at = state, now()
+            for name, value in fields.items():
+                setattr(row, name, value)
+            session.add(row)
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

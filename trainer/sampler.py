@@ -1,0 +1,89 @@
+"""Fresh replies from vLLM, in this process, from the very weights that are being trained.
+
+Each call samples from the policy with its adapter merged into the weights, which costs nothing per token, and returns
+the sampled ids with the engine's own logprobs of them. The caller compares those with its own: see `trainer.ppo`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Rollout:
+    prompt: list[int]
+    reply: list[int]  # with its end token, if it ended
+    logprobs: list[float]  # of the sampled tokens, at the sampling temperature
+    ended: bool
+
+
+class Sampler:
+    def __init__(self, folder: Path, *, end_id: int, max_model_len: int, seed: int = 0, memory_gib: int = 1) -> None:
+        self.end_id = end_id
+        # One process: the weights then go to the engine as tensors, and it starts within two seconds.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        os.environ["VLLM_NO_USAGE_STATS"] = "1"
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(memory_gib))
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # the server beside us needs the cores too
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        from vllm import LLM
+
+        self._llm: Any = LLM(
+            model=str(folder),
+            skip_tokenizer_init=True,  # token ids in, token ids out
+            dtype="bfloat16",
+            enforce_eager=True,
+            max_model_len=max_model_len,
+            max_num_seqs=256,
+            enable_prefix_caching=False,
+            logprobs_mode="processed_logprobs",
+            generation_config="vllm",
+            seed=seed,
+            disable_log_stats=True,
+        )
+
+    def update(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> None:
+        """Sample from these merged weights from now on."""
+        state = backbone.merged_state(weights)
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(state.items())})
+        self._llm.reset_prefix_cache()
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], *, max_tokens: int, temperature: float, seed: int
+    ) -> list[Rollout]:
+        """One reply for each prompt. top_p is 1 and top_k off: the logprobs are those of the whole distribution.
+
+        The engine runs in this process and draws from torch's global generator, so seeding that makes a rollout
+        repeatable. (A seed per request would kill vLLM 0.32 on CPU where a prompt is prefilled in pieces: it rewinds
+        a generator that cannot.)
+        """
+        from vllm import SamplingParams
+
+        torch.manual_seed(seed)
+        parameters = SamplingParams(
+            temperature=temperature,
+            top_p=1.0,
+            top_k=0,
+            max_tokens=max_tokens,
+            logprobs=0,
+            stop_token_ids=[self.end_id],
+            detokenize=False,
+        )
+        inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        outputs = self._llm.generate(inputs, parameters, use_tqdm=False)
+        rollouts = []
+        for prompt, output in zip(prompts, outputs, strict=True):
+            completion = output.outputs[0]
+            ids = list(completion.token_ids)
+            logprobs = [step[token].logprob for step, token in zip(completion.logprobs, ids, strict=True)]
+            rollouts.append(Rollout(list(prompt), ids, logprobs, completion.finish_reason == "stop"))
+        return rollouts

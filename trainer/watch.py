@@ -1,0 +1,108 @@
+"""The trainer that runs beside the server: it wakes when enough new votes have come in, and trains once.
+
+It holds no model itself. Each run is a process of its own at a lower priority, so that its memory goes back and chat
+comes first. A run that was killed is resumed before a new one starts.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy import func
+from sqlmodel import Session, col, select
+
+from feedback.schema import Lease, RunState, TrainingRun, now
+from feedback.settings import Settings
+from feedback.store import Store
+from feedback.verdicts import effective_vote
+from trainer.config import TrainerSettings
+from trainer.held_lease import LEASE
+
+REQUEST_FILE = "train.request"  # an operator asks for a run now by creating this file in the home folder
+
+
+class Watcher:
+    def __init__(
+        self, settings: Settings, trainer: TrainerSettings, store: Store, say: Callable[[str], None] = print
+    ) -> None:
+        self.settings, self.trainer, self.store, self.say = settings, trainer, store, say
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stopping = False
+
+    def run(self) -> None:
+        """Until SIGTERM or SIGINT; a run in progress is then told to stop and left resumable."""
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self._stop)
+        self.say(f"waiting for {self.trainer.after_votes} new votes")
+        while not self._stopping:
+            due = self.due()
+            if due is not None:
+                self._train(due)
+            else:
+                time.sleep(self.trainer.poll_seconds)
+
+    def due(self) -> list[str] | None:
+        """The arguments of the run that should start now, or None."""
+        with self.store.read() as session:
+            interrupted = abandoned_run(session)
+            if interrupted is not None:
+                return ["--resume", interrupted]
+            if (self.settings.home / REQUEST_FILE).exists():
+                return []
+            return [] if new_votes(session) >= self.trainer.after_votes else None
+
+    def _train(self, arguments: list[str]) -> None:
+        (self.settings.home / REQUEST_FILE).unlink(missing_ok=True)
+        command = [sys.executable, "-m", "kudos", "train", *arguments]
+        if self.trainer.config is not None and not arguments:
+            command += ["--config", self.trainer.config]
+        self.say("training: " + (" ".join(arguments) or "a new run"))
+        started = time.monotonic()
+        self._child = subprocess.Popen(["nice", "-n", str(self.trainer.niceness), *command])  # noqa: S603, S607
+        status = self._child.wait()
+        self._child = None
+        self.say(f"the run ended with status {status} after {time.monotonic() - started:.0f} s")
+        if status != 0 and not self._stopping:
+            self._give_up_resuming()
+            time.sleep(self.trainer.poll_seconds)
+
+    def _give_up_resuming(self) -> None:
+        """A run that fails when resumed would fail for ever: mark it, so that new votes can start another."""
+        with self.store.write() as session:
+            run = session.exec(select(TrainingRun).order_by(col(TrainingRun.started_at).desc())).first()
+            if run is not None and run.state in (RunState.RUNNING, RunState.INTERRUPTED):
+                run.state, run.error = RunState.FAILED, run.error or "the process died"
+                session.add(run)
+
+    def _stop(self, signum: int, frame: object) -> None:
+        self._stopping = True
+        if self._child is not None:
+            self._child.send_signal(signal.SIGTERM)
+
+
+def new_votes(session: Session) -> int:
+    """Effective votes since the newest run that looked at them."""
+    newest = session.exec(select(func.max(TrainingRun.last_vote_id))).one() or 0
+    return int(session.execute(select(func.count()).where(effective_vote.c.id > newest)).scalar_one())
+
+
+def abandoned_run(session: Session) -> str | None:
+    """A run whose process died: it says that it runs, or was interrupted, and nobody holds the lease."""
+    lease = session.get(Lease, LEASE)
+    if lease is not None and lease.expires_at > now():
+        return None
+    return session.exec(
+        select(TrainingRun.id)
+        .where(col(TrainingRun.state).in_([RunState.RUNNING, RunState.INTERRUPTED]))
+        .order_by(col(TrainingRun.started_at).desc())
+    ).first()
+
+
+def model_folder(name: str) -> Path:
+    """The folder of the model that the deployment starts from."""
+    return Path(__file__).parent / "tiny" / "model" if name == "kudos-tiny" else Path(name)
