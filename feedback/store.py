@@ -88,8 +88,7 @@ class Store:
             self.engine.connect().execution_options(**options) as connection,
             Session(connection, expire_on_commit=False) as session,
         ):
-            yield session
-            session.rollback()
+            yield session  # closing ends the transaction; a rollback would empty the objects that the caller keeps
 
     @contextmanager
     def write(self) -> Iterator[Session]:
