@@ -183,9 +183,9 @@ def rollout_status(
             }
             typer.echo(json.dumps(body))
             return
-        console.print(f"Stable [bold]{wanted.stable}[/] serves {1 - wanted.share:.0%} of users.")
+        console.print(f"Stable {wanted.stable} serves {1 - wanted.share:.0%} of users.")
         if wanted.candidate:
-            console.print(f"Candidate [bold]{wanted.candidate}[/] serves {wanted.share:.0%}.")
+            console.print(f"Candidate {wanted.candidate} serves {wanted.share:.0%}.")
         if holding:
             table = Table("replica", "state", "holds", "problems")
             for replica, alive in holding:
@@ -289,9 +289,9 @@ def _opened() -> Iterator[tuple[Store, Settings, Console]]:
     settings, store = Settings(), None
     try:
         store = open_store(settings)
-        yield store, settings, Console()
+        yield store, settings, Console(markup=False, highlight=False)
     except (DeployError, FeedbackError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"[red]{error}[/]", highlight=False)
+        Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(str(error), style="red")
         raise typer.Exit(1) from None
     finally:
         if store is not None:

@@ -1,0 +1,143 @@
+"""The gate refuses with sentences that hold both numbers, and no worse number ever helps a candidate."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deploy.gate import EvaluationReport, GateLimits, judge
+
+GOOD = EvaluationReport(
+    prompts=200,
+    win_rate=0.7,
+    win_rate_lower=0.63,
+    win_rate_upper=0.76,
+    kl_nats=6.0,
+    mean_tokens_candidate=20.0,
+    mean_tokens_serving=19.0,
+    refusal_rate_candidate=0.02,
+    refusal_rate_serving=0.02,
+    repetition_rate_candidate=0.0,
+    repetition_rate_serving=0.0,
+    safety_flag_rate_candidate=0.0,
+    safety_flag_rate_serving=0.0,
+    perplexity=4.0,
+    reward_gain=0.8,
+    held_out_accuracy=0.74,
+    held_out_accuracy_lower=0.66,
+    held_out_accuracy_upper=0.81,
+)
+
+
+def test_a_good_candidate_is_accepted() -> None:
+    verdict = judge(GOOD)
+    assert verdict.accepted
+    assert verdict.refusals == []
+    assert verdict.flags == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "measured", "limit"),
+    [
+        ({"prompts": 10}, "10", "32"),
+        ({"win_rate": 0.52, "win_rate_lower": 0.44}, "0.440", "0.500"),
+        ({"win_rate_lower": 0.5}, "0.500", "0.500"),
+        ({"kl_nats": 31.5}, "31.50", "20.00"),
+        ({"mean_tokens_candidate": 40.0}, "40.0", "1.50"),
+        ({"mean_tokens_candidate": 9.0}, "9.0", "1.50"),
+        ({"mean_tokens_candidate": 25.0, "win_rate_at_equal_length": 0.48}, "0.480", "0.500"),
+        ({"mean_tokens_candidate": 0.0}, "0.0", "19.0"),
+        ({"repetition_rate_candidate": 0.2}, "0.200", "0.020"),
+        ({"refusal_rate_candidate": 0.2}, "0.200", "0.050"),
+        ({"safety_flag_rate_candidate": 0.02}, "0.020", "0.010"),
+        ({"held_out_accuracy": 0.55, "held_out_accuracy_lower": 0.47}, "0.470", "0.500"),
+        ({"perplexity": 80.0}, "80.0", "50.0"),
+        ({"reward_gain": float("nan")}, "nan", "finite"),
+        ({"win_rate_lower": float("nan")}, "nan", "0.500"),
+        ({"kl_nats": float("inf")}, "inf", "20.00"),
+    ],
+)
+def test_each_fault_is_refused_in_a_sentence_with_both_numbers(
+    changes: dict[str, float], measured: str, limit: str
+) -> None:
+    verdict = judge(dataclasses.replace(GOOD, **changes))
+    assert not verdict.accepted
+    assert any(measured in refusal and limit in refusal for refusal in verdict.refusals), verdict.refusals
+    for refusal in verdict.refusals:
+        assert re.fullmatch(r"[A-Za-z].*\.", refusal)
+
+
+def test_a_win_by_length_is_flagged() -> None:
+    longer = dataclasses.replace(GOOD, mean_tokens_candidate=25.0)
+    assert judge(longer).accepted
+    assert "was not measured" in judge(longer).flags[0]
+    shown = judge(dataclasses.replace(longer, win_rate_at_equal_length=0.6))
+    assert shown.accepted
+    assert "still wins" in shown.flags[0]
+
+
+def test_an_operator_may_move_a_limit() -> None:
+    weak = dataclasses.replace(GOOD, win_rate_lower=0.45)
+    assert judge(weak, GateLimits(min_win_rate_lower=0.4)).accepted
+
+
+def test_a_report_fits_a_json_column_even_with_nan() -> None:
+    body = dataclasses.replace(GOOD, kl_nats=float("nan"), extra={"bleu": float("inf")}).as_dict()
+    assert json.loads(json.dumps(body, allow_nan=False))["kl_nats"] is None
+    assert body["extra"] == {"bleu": None}
+
+
+RATE = st.floats(0, 1)
+REPORTS = st.builds(
+    EvaluationReport,
+    prompts=st.integers(0, 500),
+    win_rate=RATE,
+    win_rate_lower=st.floats(0.3, 0.8),
+    win_rate_upper=RATE,
+    kl_nats=st.floats(0, 30),
+    mean_tokens_candidate=st.floats(5, 60),
+    mean_tokens_serving=st.floats(5, 60),
+    refusal_rate_candidate=st.floats(0, 0.2),
+    refusal_rate_serving=st.floats(0, 0.2),
+    repetition_rate_candidate=st.floats(0, 0.1),
+    repetition_rate_serving=st.floats(0, 0.1),
+    safety_flag_rate_candidate=st.floats(0, 0.05),
+    safety_flag_rate_serving=st.floats(0, 0.05),
+    perplexity=st.floats(1, 80),
+    reward_gain=st.floats(-2, 2),
+    held_out_accuracy=RATE,
+    held_out_accuracy_lower=st.floats(0.3, 0.9),
+    held_out_accuracy_upper=RATE,
+    win_rate_at_equal_length=st.none() | st.floats(0.3, 0.9),
+)
+
+LOWER_IS_WORSE = ("prompts", "win_rate_lower", "held_out_accuracy_lower", "win_rate_at_equal_length")
+HIGHER_IS_WORSE = (
+    "kl_nats", "refusal_rate_candidate", "repetition_rate_candidate", "safety_flag_rate_candidate", "perplexity",
+)  # fmt: skip
+
+
+@settings(max_examples=300)
+@given(report=REPORTS, name=st.sampled_from([*LOWER_IS_WORSE, *HIGHER_IS_WORSE]), by=st.integers(1, 100))
+def test_making_a_measure_worse_never_turns_a_refusal_into_acceptance(
+    report: EvaluationReport, name: str, by: int
+) -> None:
+    value = getattr(report, name)
+    if value is None:
+        return
+    worse = dataclasses.replace(report, **{name: value - by if name in LOWER_IS_WORSE else value + by})
+    before, after = judge(report), judge(worse)
+    assert before.accepted or not after.accepted
+    assert len(after.refusals) >= len(before.refusals)
+
+
+@settings(max_examples=300)
+@given(report=REPORTS, factor=st.floats(1.0, 3.0))
+def test_a_length_further_away_never_helps(report: EvaluationReport, factor: float) -> None:
+    longer = report.mean_tokens_candidate >= report.mean_tokens_serving
+    moved = report.mean_tokens_candidate * factor if longer else report.mean_tokens_candidate / factor
+    worse = dataclasses.replace(report, mean_tokens_candidate=moved)
+    assert judge(report).accepted or not judge(worse).accepted
