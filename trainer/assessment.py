@@ -13,10 +13,9 @@ import numpy as np
 import torch
 
 from trainer.examples import PairExample, ThumbExample, VoteExample
+from trainer.intervals import wilson
 from trainer.likelihood import LEFT, RIGHT, VoteModel, pair_probabilities
 from trainer.reward_model import RewardModel
-
-Z95 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -32,16 +31,6 @@ class Assessment:
     reliability: list[tuple[float, float, int]] = field(default_factory=list)  # predicted, observed, votes
 
 
-def wilson(successes: float, trials: int) -> tuple[float, float]:
-    """The 95 % interval of a proportion (Wilson 1927)."""
-    if trials == 0:
-        return 0.0, 1.0
-    share = successes / trials
-    centre = (share + Z95**2 / (2 * trials)) / (1 + Z95**2 / trials)
-    half = Z95 / (1 + Z95**2 / trials) * np.sqrt(share * (1 - share) / trials + Z95**2 / (4 * trials**2))
-    return float(centre - half), float(centre + half)
-
-
 @torch.no_grad()
 def assess(
     model: RewardModel, votes: Sequence[VoteModel], held_out: Sequence[VoteExample], seed: int = 0
@@ -49,7 +38,8 @@ def assess(
     pairs = [e for e in held_out if isinstance(e, PairExample) and e.outcome in (LEFT, RIGHT)]
     thumbs = [e for e in held_out if isinstance(e, ThumbExample)]
     right = np.zeros(0)
-    calibration, reliability = None, []
+    calibration: float | None = None
+    reliability: list[tuple[float, float, int]] = []
     if pairs:
         left_MP = model.score([e.prompt for e in pairs], [e.left for e in pairs])
         right_MP = model.score([e.prompt for e in pairs], [e.right for e in pairs])
@@ -81,7 +71,7 @@ def _left_probability(
         left_P, right_P = (left_MP[member] - shift) / gain, (right_MP[member] - shift) / gain
         left, other, _ = pair_probabilities(left_P, right_P, vote_model.position, vote_model.tie).unbind(-1)
         probabilities.append((left / (left + other)).numpy())
-    return np.mean(probabilities, axis=0)
+    return np.asarray(np.mean(probabilities, axis=0))
 
 
 def _calibration(

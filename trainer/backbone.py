@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,7 @@ class Backbone:
         self.folder = folder
         self._inner = inner
         self.layers: nn.ModuleList = inner.layers
+        self.config: Any = model.config
 
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Backbone:
@@ -61,7 +63,7 @@ class Backbone:
 
     @property
     def hidden_size(self) -> int:
-        return int(self.model.config.hidden_size)
+        return int(self.config.hidden_size)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -101,6 +103,6 @@ class Backbone:
         state = dict(self.model.state_dict())
         for name, value in weights.items():
             state[f"model.layers.{name}"] = value.detach()
-        if getattr(self.model.config, "tie_word_embeddings", False):
+        if getattr(self.config, "tie_word_embeddings", False):
             state.pop("lm_head.weight", None)
         return state

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from deploy.gate import EvaluationReport
@@ -21,6 +20,7 @@ from trainer.assessment import Assessment
 from trainer.backbone import Backbone
 from trainer.batches import Batch
 from trainer.config import PpoConfig, RewardConfig
+from trainer.intervals import mean_interval
 from trainer.ppo import Samples, reply_logprobs
 from trainer.reward import repetition
 from trainer.reward_model import RewardModel
@@ -107,15 +107,6 @@ def evaluate(
     return Evaluation(report, new, old)
 
 
-def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean and its 95 % interval by Student's t, kept within 0..1."""
-    mean = float(values.mean())
-    if len(values) < 2:
-        return mean, 0.0, 1.0
-    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-    return mean, max(0.0, mean - half), min(1.0, mean + half)
-
-
 def _wins(new: Side, old: Side, prompts: int, replies: int) -> tuple[np.ndarray, float | None]:
     """Each prompt's win rate, and the win rate over all pairs of about the same length."""
     new_PK, old_PK = new.scores.reshape(prompts, replies), old.scores.reshape(prompts, replies)
@@ -141,8 +132,8 @@ def _total_logprob(
     return result
 
 
-def _mean(values: object) -> float:
-    return float(np.mean([float(value) for value in values]))  # type: ignore[attr-defined]
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean([float(value) for value in values]))
 
 
 def _flagged(text: str, banned: Sequence[str]) -> bool:

@@ -108,7 +108,7 @@ def _example(
     if isinstance(sample, PairSample):
         left, right = ids(sample.left.text, sample.left.token_ids), ids(sample.right.text, sample.right.token_ids)
         prompt = prompt[-(max_tokens - max(len(left), len(right))) :]
-        return PairExample(prompt, left, right, _OUTCOMES[sample.choice], user, sample.weight, sample.vote_id)
+        return PairExample(prompt, left, right, _OUTCOMES[Choice(sample.choice)], user, sample.weight, sample.vote_id)
     if isinstance(sample, CorrectionSample):
         left, right = ids(sample.correction, None), ids(sample.text, sample.token_ids)
         prompt = prompt[-(max_tokens - max(len(left), len(right))) :]

@@ -188,7 +188,7 @@ class TrainingRunner:
             message=f"{version} is {'accepted' if verdict.accepted else 'refused'}",
             policy_version=version,
             report_path=str(folder.report.relative_to(self.settings.home)),
-            metrics={"reward_model": asdict(assessment), "evaluation": evaluation.report.as_dict(), "ppo": history[-1]},
+            metrics={"reward_model": asdict(assessment), "evaluation": evaluation.report.as_dict(), "ppo": history},
         )
         folder.forget_examples()
         folder.forget_state()
@@ -364,7 +364,7 @@ class TrainingRunner:
 
     def _max_tokens(self, backbone: Backbone) -> int:
         """Of prompt and reply together: half the context, and never more than training can hold."""
-        return min(384, int(backbone.model.config.max_position_embeddings) - self.config.ppo.response_tokens)
+        return min(384, int(backbone.config.max_position_embeddings) - self.config.ppo.response_tokens)
 
     def _open(self, run_id: str) -> None:
         with self.store.write() as session:

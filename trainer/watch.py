@@ -16,7 +16,7 @@ from pathlib import Path
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
-from feedback.schema import Lease, RunState, TrainingRun, now
+from feedback.schema import Lease, RunState, TrainingRun, User, now
 from feedback.settings import Settings
 from feedback.store import Store
 from feedback.verdicts import effective_vote
@@ -54,7 +54,11 @@ class Watcher:
                 return ["--resume", interrupted]
             if (self.settings.home / REQUEST_FILE).exists():
                 return []
-            return [] if new_votes(session) >= self.trainer.after_votes else None
+            return (
+                []
+                if new_votes(session, consent_default=self.settings.consent_default) >= self.trainer.after_votes
+                else None
+            )
 
     def _train(self, arguments: list[str]) -> None:
         (self.settings.home / REQUEST_FILE).unlink(missing_ok=True)
@@ -85,10 +89,16 @@ class Watcher:
             self._child.send_signal(signal.SIGTERM)
 
 
-def new_votes(session: Session) -> int:
-    """Effective votes since the newest run that looked at them."""
+def new_votes(session: Session, *, consent_default: bool) -> int:
+    """Effective votes of people who agreed to training, since the newest run that looked at them."""
     newest = session.exec(select(func.max(TrainingRun.last_vote_id))).one() or 0
-    return int(session.execute(select(func.count()).where(effective_vote.c.id > newest)).scalar_one())
+    users = User.__table__  # type: ignore[attr-defined]
+    query = (
+        select(func.count())
+        .select_from(effective_vote.outerjoin(users, users.c.id == effective_vote.c.user_id))
+        .where(effective_vote.c.id > newest, func.coalesce(users.c.consent, consent_default))
+    )
+    return int(session.execute(query).scalar_one())
 
 
 def abandoned_run(session: Session) -> str | None:
