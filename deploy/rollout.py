@@ -149,12 +149,12 @@ def start(
 def plan_start(
     session: Session, version: str, share: float | None = None, *, reason: str = "", force: bool = False
 ) -> Plan:
-    running = current(session)
+    candidate, running = get(session, version), current(session)
     if running is not None and running.state == RolloutState.CANARY:
         raise RolloutRefused(
             f"{running.candidate_version} is in canary at {running.share:.0%}; promote it or roll it back first"
         )
-    candidate, stable = get(session, version), get(session, _stable_version(session, running))
+    stable = get(session, _stable_version(session, running))
     if candidate.version == stable.version:
         raise RolloutRefused(f"{version} is the policy that serves everyone already")
     if candidate.state != PolicyState.ACCEPTED and not force:
