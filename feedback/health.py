@@ -39,9 +39,10 @@ def check_database(settings: Settings) -> Health:
             version = ".".join(str(part) for part in connection.dialect.server_version_info or ())
             problems = _integrity(connection) if store.is_sqlite else []
             revision = MigrationContext.configure(connection).get_current_revision()
-            problems += (
-                schema_problems(connection) if revision == head else [f"the schema is at {revision}, not {head}"]
-            )
+            if revision == head:
+                problems += schema_problems(connection)
+            else:
+                problems.append(f"the schema is at revision {revision}, not {head}: run `kudos db migrate`")
             return Health(shown, f"{connection.dialect.name} {version}", revision, head, problems)
     finally:
         store.close()

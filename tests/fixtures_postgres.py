@@ -113,6 +113,8 @@ class PostgresServer:
         self._process = None
 
     def close(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGQUIT)  # nobody needs what a clean shutdown would save
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -183,11 +183,11 @@ def shot(artifacts: Path) -> Callable[[Page, str], None]:
 
 
 def asks_for_long_answers(page: Page, tokens: int) -> None:
-    """The built-in model is curt: long answers come from asking for a number of tokens, as any client may."""
+    """The built-in model is curt. Sampled hot, and rewarded for repeating itself, it rambles to the limit."""
 
     def lengthen(route: Route) -> None:
         body = json.loads(route.request.post_data or "{}")
-        body |= {"min_tokens": tokens, "max_tokens": tokens}
+        body |= {"max_tokens": tokens, "temperature": 2.0, "frequency_penalty": -2.0}
         route.continue_(post_data=json.dumps(body))
 
     page.route("**/v1/chat/completions", lengthen)
