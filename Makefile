@@ -7,7 +7,7 @@ PYTHON := .venv/bin/python
 QUICK := not engine and not browser and not postgres
 TEST_ARGS ?=
 
-.PHONY: help run demo test check fmt clean constraints install install-dev
+.PHONY: help run demo test check fmt clean constraints reference install install-dev
 
 help: ## Say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ fmt: install-dev ## Format, and fix what can be fixed by itself
 
 constraints: ## Recompile constraints/ (UPGRADE=--upgrade moves every pin)
 	sh scripts/constraints.sh $(UPGRADE)
+
+reference: install-dev ## Rewrite docs/reference.md from the code
+	$(PYTHON) scripts/reference.py
 
 clean: ## Remove the environment and all caches; the home folder stays
 	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
