@@ -142,6 +142,8 @@ class TrainerSettings(BaseSettings):
     """A run starts when this many votes have come in since the last one."""
 
     poll_seconds: float = Field(2.0, gt=0)
+    """How often it looks for new votes."""
+
     niceness: int = Field(10, ge=0, le=19)
     """Added to the trainer's own priority number, so that chat goes first."""
 
