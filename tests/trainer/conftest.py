@@ -1,0 +1,28 @@
+"""Fixtures of the trainer's tests."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import settings
+
+from tests.trainer.models import make_backbone
+from trainer.backbone import Backbone
+
+# A first call that loads torch's kernels, or a busy machine, is slow and not wrong.
+settings.register_profile("trainer", deadline=None)
+settings.load_profile("trainer")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """At these sizes handing work to other threads costs more than the work; and sums keep one order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def backbone(one_thread: None) -> Backbone:
+    return make_backbone()
