@@ -1,0 +1,53 @@
+"""A user's own conversations: list, read, rename, delete."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+from server import history
+from server.identity import Scope
+from server.services import services_of
+from server.wire import parse, read_json
+
+router = APIRouter(prefix="/v1/conversations")
+
+
+class _Title(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    title: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+
+
+@router.get("")
+async def conversations(
+    request: Request, limit: Annotated[int, Query(ge=1, le=500)] = 100, before: str | None = None
+) -> dict[str, Any]:
+    services = services_of(request)
+    identity = await services.identity(request, Scope.CHAT)
+    found = await services.read(lambda session: history.listed(session, identity.user_id, limit + 1, before))
+    return {"object": "list", "data": found[:limit], "has_more": len(found) > limit}
+
+
+@router.get("/{conversation_id}")
+async def conversation(request: Request, conversation_id: str) -> dict[str, Any]:
+    services = services_of(request)
+    identity = await services.identity(request, Scope.CHAT)
+    return await services.read(lambda session: history.whole(session, identity.user_id, conversation_id))
+
+
+@router.patch("/{conversation_id}")
+async def rename(request: Request, conversation_id: str) -> dict[str, Any]:
+    services = services_of(request)
+    identity = await services.identity(request, Scope.CHAT)
+    title = parse(_Title, await read_json(request, services.settings.max_body_bytes)).title
+    return await services.write(lambda session: history.rename(session, identity.user_id, conversation_id, title))
+
+
+@router.delete("/{conversation_id}")
+async def delete(request: Request, conversation_id: str) -> dict[str, Any]:
+    services = services_of(request)
+    identity = await services.identity(request, Scope.CHAT)
+    await services.write(lambda session: history.delete(session, identity.user_id, conversation_id))
+    return {"object": "conversation", "id": conversation_id, "deleted": True}

@@ -1,0 +1,56 @@
+"""What a user may decide about their own data: whether it may train, and to take a copy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict
+from sqlmodel import Session
+
+from feedback.ledger import ensure_user
+from feedback.schema import User
+from server import history
+from server.identity import Scope
+from server.services import services_of
+from server.wire import parse, read_json
+
+router = APIRouter(prefix="/v1/me")
+
+
+class _Consent(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    consent: bool | None
+    """Whether my votes may train; null: whatever the deployment's default is."""
+
+
+@router.get("/export")
+async def export(request: Request) -> dict[str, Any]:
+    services = services_of(request)
+    identity = await services.identity(request, Scope.CHAT)
+
+    def read(session: Session) -> dict[str, Any]:
+        user = session.get(User, identity.user_id)
+        return {
+            "consent": None if user is None else user.consent,
+            **history.everything(session, identity.user_id),
+        }
+
+    return await services.read(read)
+
+
+@router.put("/consent")
+async def consent(request: Request) -> dict[str, Any]:
+    services = services_of(request)
+    identity = await services.identity(request, Scope.CHAT)
+    asked = parse(_Consent, await read_json(request, services.settings.max_body_bytes)).consent
+
+    def write(session: Session) -> None:
+        ensure_user(session, identity.user_id)
+        user = session.get(User, identity.user_id)
+        assert user is not None
+        user.consent = asked
+        session.add(user)
+
+    await services.write(write)
+    return {"consent": asked, "default": services.settings.consent_default}

@@ -1,0 +1,215 @@
+"""For operators: policies with their lines, rollouts, the matchup, training runs, and who beats whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+from sqlmodel import Session, col, select
+
+from deploy import policies, replicas, rollout
+from feedback.schema import Matchup, Policy, Rollout, TrainingRun
+from server.errors import ApiError
+from server.identity import Scope
+from server.leaderboard import standings
+from server.services import Services, services_of
+from server.wire import parse, read_json
+
+router = APIRouter(prefix="/v1")
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StartBody(_Body):
+    version: str
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+    reason: str = ""
+    force: bool = False
+
+
+class StepBody(_Body):
+    reason: str = ""
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+
+
+class MatchupBody(_Body):
+    first_version: str | None = None
+    second_version: str | None = None
+
+
+@router.get("/policies")
+async def all_policies(request: Request) -> dict[str, Any]:
+    services = services_of(request)
+    await services.identity(request, Scope.OPERATOR)
+    rows = await services.read(lambda session: [_policy(row) for row in policies.everything(session)])
+    return {"object": "list", "data": rows, "wanted": _wanted(services)}
+
+
+@router.get("/policies/{version}")
+async def one_policy(request: Request, version: str) -> dict[str, Any]:
+    services = services_of(request)
+    await services.identity(request, Scope.OPERATOR)
+
+    def read(session: Session) -> dict[str, Any]:
+        line = policies.lineage(session, version)
+        return {
+            **_policy(line.policy),
+            "lineage": {
+                "ancestors": [each.version for each in line.ancestors],
+                "children": [each.version for each in line.children],
+                "run_id": line.run.id if line.run else None,
+                "reward_model_id": line.reward_model.id if line.reward_model else None,
+                "samples": [{"kind": s.kind, "split": s.split, "samples": s.samples} for s in line.samples],
+                "vote_ids": line.vote_ids,
+                "voters": line.voters,
+                "replies": line.replies,
+            },
+        }
+
+    return await services.read(read)
+
+
+@router.post("/rollouts")
+async def start_rollout(request: Request) -> dict[str, Any]:
+    body = await _asked(request, StartBody)
+    return await _change(
+        request,
+        lambda session, actor: rollout.start(
+            session, body.version, body.share, actor, reason=body.reason, force=body.force
+        ),
+    )
+
+
+@router.get("/rollouts/current")
+async def current_rollout(request: Request) -> dict[str, Any]:
+    services = services_of(request)
+    await services.identity(request, Scope.OPERATOR)
+    return await _current(services)
+
+
+@router.post("/rollouts/current/advance")
+async def advance(request: Request) -> dict[str, Any]:
+    body = await _asked(request, StepBody)
+    return await _change(request, lambda session, actor: rollout.advance(session, actor, body.reason, share=body.share))
+
+
+@router.post("/rollouts/current/promote")
+async def promote(request: Request) -> dict[str, Any]:
+    body = await _asked(request, StepBody)
+    return await _change(request, lambda session, actor: rollout.promote(session, actor, body.reason))
+
+
+@router.post("/rollouts/current/rollback")
+async def rollback(request: Request) -> dict[str, Any]:
+    body = await _asked(request, StepBody)
+    return await _change(request, lambda session, actor: rollout.rollback(session, actor, body.reason))
+
+
+@router.get("/matchup")
+async def get_matchup(request: Request) -> dict[str, Any]:
+    services = services_of(request)
+    await services.identity(request, Scope.OPERATOR)
+
+    def read(session: Session) -> dict[str, Any]:
+        row = session.exec(select(Matchup).order_by(col(Matchup.id).desc()).limit(1)).first()
+        return _matchup(services, row)
+
+    return await services.read(read)
+
+
+@router.put("/matchup")
+async def put_matchup(request: Request) -> dict[str, Any]:
+    services = services_of(request)
+    identity = await services.identity(request, Scope.OPERATOR)
+    body = await _asked(request, MatchupBody)
+    await services.write(
+        lambda session: rollout.set_matchup(session, body.first_version, body.second_version, identity.actor)
+    )
+    services.residency.nudge()
+    return await get_matchup(request)
+
+
+@router.get("/training/runs")
+async def training_runs(request: Request) -> dict[str, Any]:
+    services = services_of(request)
+    await services.identity(request, Scope.OPERATOR)
+
+    def read(session: Session) -> list[dict[str, Any]]:
+        rows = session.exec(select(TrainingRun).order_by(col(TrainingRun.started_at).desc()).limit(100))
+        return [row.model_dump() for row in rows]
+
+    return {"object": "list", "data": await services.read(read)}
+
+
+@router.get("/leaderboard")
+async def leaderboard(request: Request) -> dict[str, Any]:
+    services = services_of(request)
+    await services.identity(request, Scope.OPERATOR)
+    return {"object": "list", "data": await services.read(standings)}
+
+
+async def _asked(request: Request, kind: type[Any]) -> Any:
+    services = services_of(request)
+    await services.identity(request, Scope.OPERATOR)
+    if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
+        return parse(kind, {})
+    return parse(kind, await read_json(request, services.settings.max_body_bytes))
+
+
+async def _change(request: Request, change: Callable[[Session, str], Rollout]) -> dict[str, Any]:
+    services = services_of(request)
+    identity = await services.identity(request, Scope.OPERATOR)
+    await services.write(lambda session: change(session, identity.actor) and None)
+    services.residency.nudge()
+    return await _current(services)
+
+
+async def _current(services: Services) -> dict[str, Any]:
+    def read(session: Session) -> dict[str, Any]:
+        row = rollout.current(session)
+        if row is None:
+            raise ApiError(404, "there is no rollout: the base serves everyone", code="no_rollout")
+        return {
+            "object": "rollout",
+            **row.model_dump(exclude={"salt"}),  # who knows the salt can choose an arm
+            "events": [
+                event.model_dump(exclude={"rollout_id"}) for event, of in rollout.events(session) if of.id == row.id
+            ],
+            "replicas": [{**replica.model_dump(), "heard_of": heard} for replica, heard in replicas.replicas(session)],
+        }
+
+    return await services.read(read)
+
+
+def _policy(row: Policy) -> dict[str, Any]:
+    return {"object": "policy", **row.model_dump(exclude={"path"})}
+
+
+def _wanted(services: Services) -> dict[str, Any]:
+    wanted = services.residency.wanted
+    return {
+        "stable": wanted.stable,
+        "candidate": wanted.candidate,
+        "share": wanted.share,
+        "base": wanted.base,
+        "matchup": wanted.matchup,
+        "serving": services.residency.serving,
+        "holds": sorted(services.residency.held),
+        "problems": {version: problem.message for version, problem in services.residency.problems.items()},
+    }
+
+
+def _matchup(services: Services, row: Matchup | None) -> dict[str, Any]:
+    first, second = (row.first_version, row.second_version) if row else (None, None)
+    held = services.residency.held
+    return {
+        "object": "matchup",
+        "first_version": first,
+        "second_version": second,
+        # Whether this replica draws from it already: both must be loaded and proved.
+        "ready": all(version is None or version in held for version in (first, second)),
+    }

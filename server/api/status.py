@@ -1,0 +1,75 @@
+"""For the page and for machines: what answers, how many votes count, what the trainer does; metrics and health."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from sqlalchemy import func
+from sqlmodel import Session, col, select
+from starlette.responses import JSONResponse, Response
+
+from feedback.schema import TrainingRun
+from feedback.verdicts import count_votes, effective_vote
+from server import metrics
+from server.identity import Scope
+from server.services import services_of
+
+router = APIRouter()
+
+
+@router.get("/v1/status")
+async def status(request: Request) -> dict[str, Any]:
+    services = services_of(request)
+    identity = await services.identity(request, Scope.CHAT)
+    version = services.residency.assign(identity.user_id).version
+    known = services.residency.wanted.policies.get(version)
+
+    def read(session: Session) -> dict[str, Any]:
+        mine = session.execute(
+            select(func.count()).select_from(effective_vote).where(effective_vote.c.user_id == identity.user_id)
+        ).scalar_one()
+        run = session.exec(select(TrainingRun).order_by(col(TrainingRun.started_at).desc()).limit(1)).first()
+        trainer = None
+        if run is not None:
+            trainer = {
+                "run_id": run.id,
+                "state": run.state,
+                "stage": run.stage,
+                "progress": run.progress,
+                "message": run.message,
+                "updated_at": run.updated_at,
+            }
+        return {"votes": {"total": count_votes(session), "mine": mine}, "trainer": trainer}
+
+    return {
+        "policy": {"version": version, "number": known.number if known else number_of(version)},
+        **await services.read(read),
+        "ready": services.residency.ready and not services.draining,
+    }
+
+
+def number_of(version: str) -> int:
+    """v<number>-<digest>: versions carry their number."""
+    return int(version.partition("-")[0].removeprefix("v"))
+
+
+@router.get("/metrics")
+async def prometheus(request: Request) -> Response:
+    services = services_of(request)
+    await services.identity(request, Scope.METRICS)
+    await services.residency.count_votes()
+    return Response(metrics.scrape(), media_type=metrics.CONTENT_TYPE)
+
+
+@router.get("/health/live")
+async def live() -> dict[str, bool]:
+    return {"live": True}
+
+
+@router.get("/health/ready")
+async def ready(request: Request) -> JSONResponse:
+    services = services_of(request)
+    ok = services.residency.ready and not services.draining
+    body = {"ready": ok, "draining": services.draining, "serving": services.residency.serving if ok else None}
+    return JSONResponse(body, status_code=200 if ok else 503)

@@ -1,0 +1,146 @@
+"""The HTTP application around the services: routes, the one shape of errors, and what every response carries."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import MutableMapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deploy.errors import DeployError
+from feedback.errors import FeedbackError, StorageError
+from feedback.ids import new_id
+from server import metrics
+from server.api import chat, comparisons, conversations, me, operations, status, votes
+from server.errors import ApiError, error_body
+from server.services import Services
+
+log = logging.getLogger("kudos.http")
+
+WEB = Path(__file__).parent / "web"
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_SECURITY = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "font-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+def make_app(services: Services) -> FastAPI:
+    app = FastAPI(title="kudos", openapi_url=None, docs_url=None, redoc_url=None)
+    app.state.services = services
+    for module in (chat, comparisons, votes, conversations, me, operations, status):
+        app.include_router(module.router)
+    app.mount("/static", StaticFiles(directory=WEB), name="static")
+    app.mount("/", StaticFiles(directory=WEB, html=True), name="page")
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(FeedbackError, _known_error)
+    app.add_exception_handler(DeployError, _known_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unexpected)
+    app.add_middleware(Edge, services=services)
+    return app
+
+
+class Edge:
+    """Around every request: its id, its cookie, the headers that protect the page, and its count."""
+
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        self._app = app
+        self._services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        connection = HTTPConnection(scope)
+        given = connection.headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else new_id("req")
+        state: MutableMapping[str, Any] = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        if scope["path"] == "/" and connection.headers.get("sec-fetch-site") != "cross-site":
+            self._meet(connection, state)
+        answered = 0
+
+        async def sending(message: Message) -> None:
+            nonlocal answered
+            if message["type"] == "http.response.start":
+                answered = message["status"]
+                headers = MutableHeaders(raw=list(message.get("headers", [])))
+                headers["x-request-id"] = request_id
+                for name, value in _SECURITY.items():
+                    headers.setdefault(name, value)
+                identity = state.get("identity")
+                if identity is not None and identity.new_cookie is not None:
+                    headers.append("set-cookie", identity.new_cookie)
+                message = {**message, "headers": headers.raw}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            metrics.requests_total.labels(route, str(answered or 499), state.get("track", "none")).inc()
+
+    def _meet(self, connection: HTTPConnection, state: MutableMapping[str, Any]) -> None:
+        """A browser gets its cookie with the page, so that the page's first calls are all one user's."""
+        try:
+            state["identity"] = self._services.identities.identify(connection, "GET")
+        except ApiError:
+            return  # with keys only, the page asks for one
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return JSONResponse(
+        error_body(error.status, error.message, code=error.code, param=error.param),
+        status_code=error.status,
+        headers=error.headers,
+    )
+
+
+async def _known_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, FeedbackError | DeployError)
+    code = getattr(error, "code", None) or re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
+    headers = {"retry-after": "1"} if error.status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    if isinstance(error, StorageError):
+        log.error("storage: %s", error)
+    return JSONResponse(error_body(error.status, str(error), code=code), status_code=error.status, headers=headers)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    param = ".".join(str(part) for part in first["loc"])
+    return JSONResponse(error_body(422, f"{param}: {first['msg']}", param=param), status_code=422)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse(
+        error_body(error.status_code, str(error.detail)), status_code=error.status_code, headers=error.headers
+    )
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    request_id = getattr(request.state, "request_id", "")
+    log.error("request %s failed", request_id, exc_info=error)
+    return JSONResponse(
+        error_body(500, f"something went wrong; request {request_id}", code="internal"), status_code=500
+    )

@@ -1,0 +1,135 @@
+"""From a request to the question that the model gets: sampling, messages, and the conversation that it continues."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from sqlmodel import Session, col, select
+
+from feedback.errors import UnknownTarget
+from feedback.ids import new_id
+from feedback.schema import Comparison, Conversation, Reply, ReplyState, TargetKind
+from feedback.verdicts import effective_vote
+from server.engine import Sampling
+from server.errors import ApiError
+from server.services import Services
+from server.settings import Settings
+from server.turn import Question
+from server.wire import ChatRequest
+
+
+async def question_of(services: Services, user_id: str, request: ChatRequest) -> Question:
+    """Raises ApiError for what the model cannot take, UnknownTarget for someone else's conversation or reply."""
+    request.refuse_unsupported(services.settings)
+    messages = [message.plain() for message in request.messages]
+    place = Place(request.conversation_id or new_id("conv"))
+    if request.conversation_id is not None or request.regenerate_of is not None:
+        place = await services.read(
+            lambda session: find_place(session, user_id, request.conversation_id, request.regenerate_of)
+        )
+    if request.regenerate_of is None and _continues(messages):
+        messages = [*place.history, *messages]
+    prompt_token_ids = await asyncio.to_thread(services.prompts.render, messages)
+    return Question(
+        user_id=user_id,
+        messages=messages,
+        prompt_token_ids=prompt_token_ids,
+        sampling=sampling_of(services.settings, request, len(prompt_token_ids), services.engine.max_model_len),
+        conversation_id=place.conversation_id,
+        parent_id=place.parent_id,
+        regenerate_of=request.regenerate_of,
+    )
+
+
+def sampling_of(settings: Settings, request: ChatRequest, prompt_tokens: int, max_model_len: int) -> Sampling:
+    room = max_model_len - prompt_tokens
+    if room < 1:
+        raise ApiError(
+            400,
+            f"the messages are {prompt_tokens} tokens; this model takes {max_model_len} together with the reply",
+            param="messages",
+            code="context_length_exceeded",
+        )
+    asked = request.max_completion_tokens or request.max_tokens
+    if asked is not None and asked > settings.max_tokens:
+        raise ApiError(400, f"max_tokens: at most {settings.max_tokens}", param="max_tokens", code="invalid_value")
+    stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
+    temperature = settings.default_temperature if request.temperature is None else request.temperature
+    return Sampling(
+        max_tokens=min(asked or settings.default_max_tokens, room),
+        temperature=temperature,
+        top_p=1.0 if request.top_p is None else request.top_p,
+        stop=tuple(stop),
+        seed=request.seed,
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+    )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the log a new reply stands."""
+
+    conversation_id: str
+    parent_id: str | None = None
+    history: tuple[dict[str, Any], ...] = ()  # as the user last saw it
+
+
+def _continues(messages: list[dict[str, str]]) -> bool:
+    """One message of the user alone: the client leaves the history to the server."""
+    return len(messages) == 1 and messages[0]["role"] == "user"
+
+
+def find_place(session: Session, user_id: str, conversation_id: str | None, regenerate_of: str | None) -> Place:
+    if regenerate_of is not None:
+        reply = session.get(Reply, regenerate_of)
+        if reply is None or reply.user_id != user_id or conversation_id not in (None, reply.conversation_id):
+            raise UnknownTarget(f"there is no reply {regenerate_of}")
+        _check_conversation(session, user_id, reply.conversation_id)
+        return Place(reply.conversation_id, reply.parent_id)
+    assert conversation_id is not None
+    if not _check_conversation(session, user_id, conversation_id):
+        return Place(conversation_id)
+    last = _last_seen(session, conversation_id)
+    if last is None:
+        return Place(conversation_id)
+    return Place(conversation_id, last.id, (*last.messages, {"role": "assistant", "content": last.text}))
+
+
+def _check_conversation(session: Session, user_id: str, conversation_id: str) -> bool:
+    """False when there is none yet: a client may name its own."""
+    found = session.get(Conversation, conversation_id)
+    if found is None:
+        return False
+    if found.user_id != user_id or found.deleted_at is not None:
+        raise UnknownTarget(f"there is no conversation {conversation_id}")
+    return True
+
+
+def _last_seen(session: Session, conversation_id: str) -> Reply | None:
+    """The newest reply with a text; of a comparison the side that was preferred, else the left."""
+    last = session.exec(
+        select(Reply)
+        .where(
+            Reply.conversation_id == conversation_id,
+            col(Reply.state).in_((ReplyState.COMPLETE.value, ReplyState.STOPPED.value)),
+            Reply.text != "",
+        )
+        .order_by(col(Reply.created_at).desc(), col(Reply.id).desc())
+        .limit(1)
+    ).first()
+    if last is None or last.comparison_id is None:
+        return last
+    comparison = session.get(Comparison, last.comparison_id)
+    assert comparison is not None
+    choice = session.execute(
+        effective_vote.select().where(
+            effective_vote.c.target_kind == TargetKind.COMPARISON.value,
+            effective_vote.c.target_id == comparison.id,
+        )
+    ).first()
+    side = comparison.right_reply_id if choice is not None and choice.choice == "right" else comparison.left_reply_id
+    preferred = session.get(Reply, side)
+    return preferred if preferred is not None and preferred.text else last

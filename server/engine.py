@@ -1,0 +1,76 @@
+"""What the server needs of an inference engine: a small Protocol, and the values that cross it.
+
+Not an abstraction over engines in general. `vllm_engine` is the one that serves; tests put another behind it where a
+fault cannot be caused otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What came out of the engine since the last chunk."""
+
+    text: str
+    token_ids: Sequence[int]
+    logprobs: Sequence[float]  # of the sampled tokens, after temperature and top_p
+    finish_reason: str | None = None  # stop, length; None while it goes on
+    cached_tokens: int = 0  # of the prompt, found in the prefix cache
+
+
+class Engine(Protocol):
+    """One set of base weights, and adapters on it. Versions are policy versions; an unknown one is the base."""
+
+    async def start(self, version: str, folder: Path) -> None:
+        """Load the weights of `folder` as `version`. Called again after the engine died."""
+
+    def generate(
+        self, request_id: str, prompt_token_ids: Sequence[int], sampling: Sampling, version: str
+    ) -> AsyncIterator[Chunk]:
+        """Ends after a chunk with a finish reason. Closing the iterator, or cancelling, ends the generation.
+
+        Raises:
+            EngineDead, RequestRefused
+        """
+        ...
+
+    async def score(self, prompt_token_ids: Sequence[int], token_ids: Sequence[int], version: str) -> list[float]:
+        """The logprob of each of `token_ids` after the prompt and those before it, at temperature 1."""
+        ...
+
+    async def load_adapter(self, version: str, folder: Path) -> None: ...
+
+    async def drop_adapter(self, version: str) -> None: ...
+
+    async def swap_full(self, version: str, folder: Path) -> None:
+        """Replace the base weights. Running generations are held, then go on under the new ones; adapters are gone.
+
+        Raises:
+            EngineDead: the weights may be a mix of old and new; only a restart helps.
+        """
+
+    async def reset_prefix_cache(self) -> None: ...
+
+    @property
+    def healthy(self) -> bool: ...
+
+    @property
+    def max_model_len(self) -> int: ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,76 @@
+"""What kudos measures about itself, in the names that dashboards and alerts use. vLLM's own stand beside them.
+
+One registry per process, shared with vLLM, so that one scrape has both. No label ever holds a user, a request or a text.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+requests_total = Counter(
+    "kudos_chat_requests_total", "HTTP requests, by route and status.", ["route", "status", "track"]
+)
+request_duration_seconds = Histogram(
+    "kudos_chat_request_duration_seconds",
+    "From the request to the last byte of its reply.",
+    ["track"],
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80),
+)
+time_to_first_token_seconds = Histogram(
+    "kudos_chat_time_to_first_token_seconds",
+    "From the request to its first token.",
+    ["track"],
+    buckets=(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),
+)
+time_per_output_token_seconds = Histogram(
+    "kudos_chat_time_per_output_token_seconds",
+    "Mean gap between a reply's tokens after the first.",
+    ["track"],
+    buckets=(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5),
+)
+reply_tokens = Histogram(
+    "kudos_chat_reply_tokens",
+    "Tokens of a reply.",
+    ["track"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096),
+)
+streams_active = Gauge("kudos_chat_streams_active", "Replies that are being generated.")
+stream_aborts_total = Counter("kudos_chat_stream_aborts_total", "Replies that did not end by themselves.", ["reason"])
+tokens_total = Counter("kudos_chat_tokens_total", "Tokens, by type: prompt, cached, reply.", ["type"])
+replies_total = Counter("kudos_chat_replies_total", "Replies, by how they ended.", ["track", "state"])
+
+votes_total = Counter(
+    "kudos_feedback_votes_total", "Votes as they were answered.", ["kind", "value", "track", "result"]
+)
+vote_delay_seconds = Histogram(
+    "kudos_feedback_vote_delay_seconds",
+    "From the end of a reply to its first vote.",
+    buckets=(1, 5, 15, 60, 300, 3600, 86400),
+)
+effective_votes = Gauge("kudos_feedback_effective_votes", "Votes that count.")
+ledger_waiting = Gauge("kudos_storage_writes_waiting", "Writes that no transaction has picked up yet.")
+write_seconds = Histogram(
+    "kudos_storage_write_seconds",
+    "From submitting a write to its being durable.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+disk_free_bytes = Gauge("kudos_storage_disk_free_bytes", "Free space where the home folder lies.")
+
+policy_swaps_total = Counter("kudos_policy_swaps_total", "Policies brought into the engine.", ["kind", "result"])
+policy_swap_seconds = Histogram(
+    "kudos_policy_swap_duration_seconds",
+    "Phases of bringing a policy into the engine: verify, load, prove.",
+    ["phase"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+policy_info = Gauge("kudos_policy_info", "1 for each policy that serves, by track.", ["version", "track"])
+mixed_replies_total = Counter("kudos_mixed_policy_replies_total", "Replies that a full swap cut in two.")
+rollout_share_ratio = Gauge("kudos_rollout_share_ratio", "Share of users that each track has.", ["track"])
+engine_up = Gauge("kudos_engine_up", "1 while the engine answers.")
+engine_restarts_total = Counter("kudos_engine_restarts_total", "Times that a dead engine was started again.")
+
+
+def scrape() -> bytes:
+    return generate_latest(REGISTRY)

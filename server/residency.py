@@ -1,0 +1,444 @@
+"""This replica's policies: looks at what is wanted, brings it into the engine, proves it, and says what it holds.
+
+Nobody tells a replica what to do; it looks, twice a second. A policy is routed to only when its folder has been verified
+and a probe has shown that the engine answers as the trainer's weights do. One that fails is named in `problems`, and what
+served before goes on serving. A full swap exchanges the weights under everybody: new turns wait for it at `settled`,
+and a turn that it cuts in two is told so when it leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+from sqlmodel import Session
+
+from deploy import policies, rollout
+from deploy.artifacts import verify
+from deploy.digests import BaseShapes, base_shapes, model_digest
+from deploy.errors import BadArtifact, WrongDigest
+from deploy.manifest import Probe
+from deploy.probe import probe_verdict
+from deploy.rollout import Wanted, WantedPolicy
+from feedback.ledger import Ledger
+from feedback.schema import PolicyKind, Replica, now
+from feedback.store import Store
+from feedback.verdicts import count_votes
+from server import metrics, routing
+from server.engine import Engine
+from server.errors import EngineDead, EngineError
+from server.settings import Settings
+
+log = logging.getLogger("kudos.residency")
+
+T = TypeVar("T")
+
+HEARTBEAT_SECONDS = 5.0
+_STALE_SECONDS = 10.0  # without a look at the wanted state a replica is not ready
+_RETRY_SECONDS = 10.0  # after a failure that may pass; a refused folder is not tried again
+_CALM_SECONDS = 60.0  # an engine that has run this long counts as recovered
+_FINGERPRINT_TOLERANCE_NATS = 0.02  # of the same weights, scored beside other requests
+
+
+@dataclass
+class Problem:
+    message: str
+    retry_at: float | None  # monotonic; None: never, while it stays wanted
+
+
+class NotProved(BadArtifact):
+    """The engine does not answer as the trainer's weights do."""
+
+
+class Residency:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        engine: Engine,
+        *,
+        on_fatal: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._engine = engine
+        self._on_fatal = on_fatal
+        self.ledger: Ledger | None = None  # its thread starts after the engine was forked
+        self.started_at: datetime = now()
+        self.address = ""
+        self.wanted: Wanted
+        self.held: frozenset[str] = frozenset()
+        self.serving = ""  # what answers when neither arm is held
+        self.weights = ""  # the policy whose base weights the engine holds
+        self.problems: dict[str, Problem] = {}
+        self._folders: dict[str, Path] = {}
+        self._fingerprints: dict[str, list[float]] = {}
+        self._shapes: dict[str, BaseShapes] = {}
+        self._turns: Counter[str] = Counter()
+        self._epoch = 0  # counts exchanges of the base weights
+        self._open = asyncio.Event()
+        self._open.set()
+        self._nudged = asyncio.Event()
+        self._looked_at = 0.0
+        self._engine_started_at = 0.0
+        self._restarts = 0
+        self._reported: tuple[object, ...] = ()
+        self._reported_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    # ---- what turns ask ----------------------------------------------------------------------------
+
+    async def settled(self) -> None:
+        """Returns at once, except during a full swap."""
+        await self._open.wait()
+
+    def assign(self, user_id: str) -> routing.Assignment:
+        return routing.assign(user_id, self.wanted, self.held, self.serving)
+
+    def enter(self, version: str) -> int:
+        self._turns[version] += 1
+        return self._epoch
+
+    def leave(self, version: str, epoch: int) -> list[str] | None:
+        """The versions that had a part in the turn, when it was more than one."""
+        self._turns[version] -= 1
+        if self._turns[version] <= 0:
+            del self._turns[version]
+        if epoch == self._epoch:
+            return None
+        metrics.mixed_replies_total.inc()
+        return [version, self.weights]
+
+    @property
+    def ready(self) -> bool:
+        fresh = time.monotonic() - self._looked_at < _STALE_SECONDS
+        return bool(self.serving) and self._engine.healthy and fresh
+
+    def nudge(self) -> None:
+        """Look now: something was just decided."""
+        self._nudged.set()
+
+    # ---- life --------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Registers the model, loads the weights that are wanted (or else the model) and holds them."""
+        folder = self._settings.model_folder()
+        with self._store.write() as session:
+            base = policies.register_base(session, folder)
+            own = WantedPolicy(base.version, base.number, PolicyKind.BASE, base.path, base.digest, base.version)
+        with self._store.read() as session:
+            self.wanted = rollout.wanted(session)
+        self._store.engine.dispose()  # no connection is shared with a forked engine
+        first = self.wanted.policies[self.wanted.base]
+        try:
+            await self._load_weights(first)
+        except (BadArtifact, OSError, EngineError) as error:
+            if first.version == own.version:
+                raise
+            self._problem(first.version, error)
+            await self._load_weights(own)
+        self.serving = self.weights
+        await self._reconcile()
+
+    def run(self) -> None:
+        self._task = asyncio.create_task(self._loop())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        await self._report(ready=False)
+
+    async def _loop(self) -> None:
+        while True:
+            self._nudged.clear()
+            try:
+                await self._reconcile()
+            except Exception:  # isolates: the loop must outlive a database that is away
+                log.exception("the replica could not reconcile; it goes on with what it holds")
+            with _quiet_timeout():
+                async with asyncio.timeout(self._settings.reconcile_seconds):
+                    await self._nudged.wait()
+
+    # ---- reconciling -------------------------------------------------------------------------------
+
+    async def _reconcile(self) -> None:
+        if not self._engine.healthy:
+            await self._revive()
+        wanted = await self._read(rollout.wanted)
+        self.wanted = wanted
+        self._looked_at = time.monotonic()
+        for version in set(self.problems) - set(wanted.policies):
+            del self.problems[version]  # wanted again later, it is tried again
+        if wanted.base != self.weights and self._may_try(wanted.base):
+            await self._swap(wanted.policies[wanted.base])
+        if wanted.base == self.weights:
+            for version in wanted.adapters:
+                if version not in self.held and self._may_try(version):
+                    await self._take(wanted.policies[version])
+        self.serving = self._what_serves()
+        for version in self.held - set(wanted.policies) - {self.serving, self.weights}:
+            if not self._turns[version]:
+                self.held -= {version}
+                await self._engine.drop_adapter(version)
+        await self._report(ready=self.ready)
+
+    def _what_serves(self) -> str:
+        wanted = self.wanted
+        if wanted.candidate in self.held and wanted.share >= 1.0:
+            return str(wanted.candidate)
+        for version in (wanted.stable, self.serving):
+            if version in self.held:
+                return version
+        return self.weights
+
+    def _may_try(self, version: str) -> bool:
+        problem = self.problems.get(version)
+        return problem is None or (problem.retry_at is not None and time.monotonic() >= problem.retry_at)
+
+    def _problem(self, version: str, error: Exception) -> None:
+        passing = not isinstance(error, BadArtifact)
+        retry_at = time.monotonic() + _RETRY_SECONDS if passing else None
+        self.problems[version] = Problem(str(error) or type(error).__name__, retry_at)
+        log.error("policy %s is not served: %s", version, error)
+
+    async def _take(self, policy: WantedPolicy) -> None:
+        """One adapter: verify, load, prove, and only then hold."""
+        try:
+            with _phase("verify"):
+                probe = await self._verified(policy)
+            with _phase("load"):
+                await self._engine.load_adapter(policy.version, self._folder(policy))
+            with _phase("prove"):
+                await self._prove(policy, probe)
+        except (BadArtifact, OSError, EngineError) as error:
+            if self._engine.healthy:
+                await self._engine.drop_adapter(policy.version)
+            self._problem(policy.version, error)
+            metrics.policy_swaps_total.labels(policy.kind.value, _result(error)).inc()
+            return
+        self.held |= {policy.version}
+        self.problems.pop(policy.version, None)
+        metrics.policy_swaps_total.labels(policy.kind.value, "proved").inc()
+        log.info("policy %s is held", policy.version)
+
+    async def _swap(self, policy: WantedPolicy) -> None:
+        """Other base weights. If they cannot be proved, the weights of before come back."""
+        before = self.weights
+        try:
+            with _phase("verify"):
+                probe = await self._verified(policy)
+        except (BadArtifact, OSError) as error:
+            self._problem(policy.version, error)
+            metrics.policy_swaps_total.labels(policy.kind.value, _result(error)).inc()
+            return
+        self._open.clear()
+        try:
+            await self._wait_for_turns()
+            try:
+                await self._exchange(policy.version, self._folder(policy), probe, policy)
+                metrics.policy_swaps_total.labels(policy.kind.value, "proved").inc()
+                self.problems.pop(policy.version, None)
+                log.info("the weights of %s are held", policy.version)
+            except (BadArtifact, OSError, EngineError) as error:
+                self._problem(policy.version, error)
+                metrics.policy_swaps_total.labels(policy.kind.value, _result(error)).inc()
+                await self._return_to(before)
+        finally:
+            self._open.set()
+
+    async def _exchange(self, version: str, folder: Path, probe: Probe | None, policy: WantedPolicy | None) -> None:
+        with _phase("load"):
+            self._epoch += 1
+            self.held = frozenset()
+            await self._engine.swap_full(version, folder)
+            self.weights = version
+            self._folders[version] = folder
+        with _phase("prove"):
+            if policy is not None:
+                await self._prove(policy, probe)
+            await self._check_fingerprint(version)
+        self.held = frozenset({version})
+        self.serving = version
+
+    async def _return_to(self, version: str) -> None:
+        try:
+            if not self._engine.healthy:
+                raise EngineDead("the engine died in the swap")
+            await self._exchange(version, self._folders[version], None, None)
+        except (BadArtifact, OSError, EngineError):
+            await self._revive(version)
+
+    async def _wait_for_turns(self) -> None:
+        deadline = time.monotonic() + self._settings.swap_wait_seconds
+        while self._turns.total() and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+
+    # ---- the engine's weights ----------------------------------------------------------------------
+
+    async def _load_weights(self, policy: WantedPolicy) -> None:
+        probe = await self._verified(policy)
+        folder = self._folder(policy)
+        await self._engine.start(policy.version, folder)
+        self._engine_started_at = time.monotonic()
+        self._epoch += 1
+        self.weights, self._folders[policy.version] = policy.version, folder
+        await self._prove(policy, probe)
+        await self._check_fingerprint(policy.version)
+        self.held = frozenset({policy.version})
+
+    async def _revive(self, version: str | None = None) -> None:
+        """Start a dead engine again on the last weights that were proved. Gives up after too many deaths in a row."""
+        version = version or self.weights
+        self.held = frozenset()
+        metrics.engine_up.set(0)
+        await self._report(ready=False)
+        if time.monotonic() - self._engine_started_at > _CALM_SECONDS:
+            self._restarts = 0
+        while True:
+            self._restarts += 1
+            if self._restarts > self._settings.engine_restarts:
+                reason = f"the engine died {self._restarts} times in a row"
+                self._on_fatal(reason)
+                raise EngineDead(reason)
+            log.error("the engine is dead; start %s of %s", self._restarts, self._settings.engine_restarts)
+            metrics.engine_restarts_total.inc()
+            try:
+                await self._engine.start(version, self._folders[version])
+                self._engine_started_at = time.monotonic()
+                self._epoch += 1
+                self.weights = version
+                await self._check_fingerprint(version)
+                break
+            except Exception:  # isolates: whatever stopped one start may not stop the next
+                log.exception("the engine did not start")
+                await asyncio.sleep(min(2.0**self._restarts, 30.0))
+        self.held = frozenset({version})
+        self.serving = self._what_serves()
+
+    async def _verified(self, policy: WantedPolicy) -> Probe | None:
+        """Raises BadArtifact unless the folder is what was registered. A base has no probe: it was never published."""
+        return await asyncio.to_thread(self._verify, policy)
+
+    def _verify(self, policy: WantedPolicy) -> Probe | None:
+        folder = self._folder(policy)
+        if policy.kind is PolicyKind.BASE:
+            found = model_digest(folder)
+            if found != policy.digest:
+                raise WrongDigest(f"{folder.name} has the digest {found[:8]}, not {policy.digest[:8]} as registered")
+            return None
+        with self._store.read() as session:
+            below = policies.first_base(session, policies.get(session, policy.version))
+            base_folder = policies.folder_of(below, self._settings.policies_folder)
+        if below.version not in self._shapes:
+            self._shapes[below.version] = base_shapes(base_folder)
+        return verify(folder, self._shapes[below.version], digest=policy.digest).probe
+
+    async def _prove(self, policy: WantedPolicy, probe: Probe | None) -> None:
+        if probe is None:
+            return
+        measured = await asyncio.gather(
+            *(self._engine.score(case.prompt_token_ids, case.token_ids, policy.version) for case in probe.cases)
+        )
+        verdict = probe_verdict(probe, measured)
+        log.info("probe of %s: %s", policy.version, verdict.message)
+        if not verdict.passed:
+            raise NotProved(f"{policy.version}: {verdict.message}")
+
+    async def _check_fingerprint(self, version: str) -> None:
+        """The first time, remember how these weights answer; later, refuse weights that answer otherwise."""
+        tokens = [2 + 37 * at % 251 for at in range(24)]  # any ids will do; all vocabularies have these
+        measured = await self._engine.score(tokens[:8], tokens[8:], version)
+        known = self._fingerprints.setdefault(version, measured)
+        gap = sum(abs(a - b) for a, b in zip(known, measured, strict=True)) / len(known)
+        if not gap <= _FINGERPRINT_TOLERANCE_NATS:  # a NaN is refused as well
+            raise NotProved(f"{version}: its weights answer otherwise than before (mean gap {gap:.4f} nats)")
+
+    def _folder(self, policy: WantedPolicy) -> Path:
+        return self._settings.policies_folder / policy.path  # an absolute path on the right wins
+
+    # ---- reporting ---------------------------------------------------------------------------------
+
+    async def _read(self, query: Callable[[Session], T]) -> T:
+        def run() -> T:
+            with self._store.read() as session:
+                return query(session)
+
+        return await asyncio.to_thread(run)
+
+    async def _report(self, *, ready: bool) -> None:
+        problems = {version: problem.message for version, problem in self.problems.items()}
+        state = (ready, self.weights, tuple(sorted(self.held)), tuple(sorted(problems.items())), self.address)
+        self._export(ready)
+        at = time.monotonic()
+        if self.ledger is None or (state == self._reported and at - self._reported_at < HEARTBEAT_SECONDS):
+            return
+        row = {
+            "address": self.address,
+            "ready": ready,
+            "base_version": self.weights,
+            "holds": sorted(self.held),
+            "problems": problems,
+            "heartbeat_at": now(),
+        }
+        replica_id = f"{socket.gethostname()}:{self.address.rpartition(':')[2]}"
+
+        def write(session: Session) -> None:
+            replica = session.get(Replica, replica_id) or Replica(id=replica_id, address=self.address)
+            replica.started_at = self.started_at
+            for name, value in row.items():
+                setattr(replica, name, value)
+            session.add(replica)
+
+        await asyncio.wrap_future(self.ledger.submit(write))
+        self._reported, self._reported_at = state, at
+
+    def _export(self, ready: bool) -> None:
+        metrics.engine_up.set(self._engine.healthy)
+        metrics.policy_info.clear()
+        metrics.policy_info.labels(self.serving, routing.STABLE).set(1)
+        wanted = self.wanted
+        share = wanted.share if wanted.candidate in self.held else 0.0
+        if share:
+            metrics.policy_info.labels(wanted.candidate, routing.CANARY).set(1)
+        metrics.rollout_share_ratio.labels(routing.STABLE).set(1 - share)
+        metrics.rollout_share_ratio.labels(routing.CANARY).set(share)
+        if self.ledger is not None:
+            metrics.ledger_waiting.set(self.ledger.waiting)
+        metrics.disk_free_bytes.set(shutil.disk_usage(self._settings.home).free)
+
+    async def count_votes(self) -> int:
+        votes = await self._read(count_votes)
+        metrics.effective_votes.set(votes)
+        return votes
+
+
+def _result(error: Exception) -> str:
+    return "not_proved" if isinstance(error, NotProved) else "refused" if isinstance(error, BadArtifact) else "failed"
+
+
+@contextmanager
+def _phase(name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        metrics.policy_swap_seconds.labels(name).observe(time.perf_counter() - started)
+
+
+@contextmanager
+def _quiet_timeout() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError:
+        pass

@@ -1,0 +1,170 @@
+"""One server process, from settings to its last goodbye: build, listen, serve, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from feedback.ledger import Ledger, recover_unfinished
+from feedback.store import Store, open_store
+from server.app import make_app
+from server.engine import Engine
+from server.errors import BadConfiguration
+from server.identity import Identities, cookie_secret, ensure_operator_key, live_keys
+from server.prompts import Prompts
+from server.residency import Residency
+from server.services import Services
+from server.settings import Settings
+
+log = logging.getLogger("kudos.server")
+
+
+def check_keys(settings: Settings, store: Store) -> None:
+    """On loopback a fresh install works; anything else needs a key of somebody's making.
+
+    Raises:
+        BadConfiguration: names the mend.
+    """
+    if settings.on_loopback:
+        ensure_operator_key(store, settings.operator_key_path)
+        return
+    with store.read() as session:
+        if live_keys(session):
+            return
+    raise BadConfiguration(
+        f"KUDOS_HOST={settings.host} can be reached from other machines, and no API key exists. Make one with "
+        "`kudos key create NAME --scopes chat,feedback` (and one with the scope operator), or listen on 127.0.0.1."
+    )
+
+
+@asynccontextmanager
+async def serving(
+    settings: Settings, engine: Engine, on_fatal: Callable[[str], None] = lambda reason: None
+) -> AsyncIterator[tuple[FastAPI, Services]]:
+    """The application and what it stands on; ready to answer inside the block."""
+    store = open_store(settings)
+    ledger: Ledger | None = None
+    try:
+        check_keys(settings, store)
+        residency = Residency(settings, store, engine, on_fatal=on_fatal)
+        # Nothing that starts a thread may come before the engine, which may be forked from this process.
+        await residency.start()
+        prompts = Prompts(settings.model_folder())
+        ledger = Ledger(store)
+        residency.ledger = ledger
+        identities = Identities(
+            store,
+            secret=cookie_secret(settings.home / "cookie.secret"),
+            browsers=settings.on_loopback,
+            secure_cookies=settings.secure_cookies,
+        )
+        services = Services(settings, store, ledger, engine, prompts, identities, residency)
+        recovered = await services.write(recover_unfinished)
+        if recovered:
+            log.warning("%s replies were cut off when the server last ended; they are incomplete now", recovered)
+        yield make_app(services), services
+        await services.finish_background()
+        await residency.close()
+    finally:
+        if ledger is not None:
+            await asyncio.to_thread(ledger.close)
+        await engine.close()
+        store.close()
+
+
+class DrainingServer(uvicorn.Server):
+    """On the first signal: no new streams, those that run may end, then the rest are told and cut. On a second: now."""
+
+    def __init__(self, config: uvicorn.Config, services: Services, address: str) -> None:
+        super().__init__(config)
+        self._services = services
+        self._address = address
+        self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._services.residency.run()
+            print(f"kudos is ready: {self._address}", flush=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._draining is not None:
+            self.should_exit = True
+            self.force_exit = True
+            return
+        self._services.draining = True
+        self._draining = asyncio.get_running_loop().create_task(self._drain())
+
+    async def _drain(self) -> None:
+        services = self._services
+        deadline = asyncio.get_running_loop().time() + services.settings.drain_seconds
+        while services.live and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.05)
+        for turn in list(services.live):
+            turn.interrupt()
+        while services.live:
+            await asyncio.sleep(0.02)
+        self.should_exit = True
+
+
+def listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise BadConfiguration(
+            f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): set KUDOS_PORT to a free port"
+        ) from error
+    return listener
+
+
+async def serve(settings: Settings, engine: Engine) -> int:
+    """Returns the exit status."""
+    listen(settings).close()  # a port that is taken is found out before the engine starts, not after
+    fatal: list[str] = []
+    running: list[DrainingServer] = []
+
+    def give_up(reason: str) -> None:
+        fatal.append(reason)
+        for server in running:
+            server.should_exit = True
+
+    async with serving(settings, engine, give_up) as (app, services):
+        # Only now: an engine forked from this process must not hold the port open after it.
+        listener = listen(settings)
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        services.residency.address = f"http://{host}:{listener.getsockname()[1]}"
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            backlog=4096,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=10,
+            server_header=False,
+            h11_max_incomplete_event_size=64 * 1024,
+        )
+        server = DrainingServer(config, services, services.residency.address)
+        running.append(server)
+        await server.serve(sockets=[listener])
+    for reason in fatal:
+        print(f"kudos: {reason}", file=sys.stderr, flush=True)
+    return 1 if fatal else 0
+
+
+def ignore_interrupts() -> None:
+    """A terminal's Ctrl-C reaches the engine's process too; it ends when this one says so."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,90 @@
+"""What a running server is made of, and the two ways to its database. Built once in `app`, handed to every route."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlmodel import Session
+from starlette.requests import Request
+
+from feedback.errors import StorageBusy
+from feedback.ledger import Ledger
+from feedback.store import Store
+from server import metrics
+from server.engine import Engine
+from server.errors import ApiError
+from server.identity import Identities, Identity, Scope
+from server.prompts import Prompts
+from server.settings import Settings
+
+if TYPE_CHECKING:
+    from server.residency import Residency
+    from server.turn import Turn
+
+T = TypeVar("T")
+
+
+@dataclass
+class Services:
+    settings: Settings
+    store: Store
+    ledger: Ledger
+    engine: Engine
+    prompts: Prompts
+    identities: Identities
+    residency: Residency
+    streams: Counter[str] = field(default_factory=Counter)  # user: replies being generated
+    live: set[Turn] = field(default_factory=set)
+    draining: bool = False
+    _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    async def write(self, operation: Callable[[Session], T]) -> T:
+        """Returns when the operation's rows are durable. Raises StorageBusy when that takes too long."""
+        started = time.perf_counter()
+        future = asyncio.wrap_future(self.ledger.submit(operation))
+        try:
+            async with asyncio.timeout(self.settings.write_timeout_seconds):
+                return await future
+        except TimeoutError:
+            raise StorageBusy("the database did not answer in time; try again") from None
+        finally:
+            metrics.write_seconds.observe(time.perf_counter() - started)
+
+    async def read(self, query: Callable[[Session], T]) -> T:
+        def run() -> T:
+            with self.store.read() as session:
+                return query(session)
+
+        return await asyncio.to_thread(run)
+
+    async def identity(self, request: Request, scope: Scope) -> Identity:
+        """Who asks, if they may; the cookie of a new browser is set by the app on the way out."""
+        found: Identity | None = getattr(request.state, "identity", None)
+        if found is None:
+            found = await asyncio.to_thread(self.identities.identify, request, request.method)
+            request.state.identity = found
+        if scope not in found.scopes:
+            raise ApiError(403, f"this needs the scope {scope}", code="missing_scope")
+        return found
+
+    def background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A task that nobody's going away cancels; the server waits for it before it ends."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def finish_background(self) -> None:
+        while self._tasks:
+            await asyncio.wait(list(self._tasks))
+
+
+def services_of(request: Request) -> Services:
+    services = request.app.state.services
+    assert isinstance(services, Services)
+    return services

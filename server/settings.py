@@ -1,0 +1,144 @@
+"""Every setting of the server. Read once from the environment (prefix `KUDOS_`), checked, and passed on explicitly."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+from pydantic import Field
+
+from feedback.settings import Settings as FeedbackSettings
+from server.errors import BadConfiguration
+
+TINY = "kudos-tiny"
+
+
+class Settings(FeedbackSettings):
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything but a loopback address needs a key first: `kudos key create`."""
+
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 lets the system choose, and the line that says kudos is ready names it."""
+
+    model: str = TINY
+    """The model that the deployment starts from: kudos-tiny (built in), a folder, or a name on a model hub."""
+
+    kv_cache_gib: int = Field(default=1, ge=1, le=1024)
+    """On CPU: memory for the engine's KV cache. On GPU see `gpu_memory_share`."""
+
+    gpu_memory_share: float = Field(default=0.85, gt=0.05, le=0.98)
+    """On GPU: the share of its memory that the engine takes."""
+
+    engine_threads: int = Field(default_factory=lambda: max(1, (os.cpu_count() or 2) - 1), ge=1, le=512)
+    """On CPU: threads that compute. One core is left to HTTP by default."""
+
+    compile_model: bool = False
+    """Compile the model at start: about 25 s longer to ready, and up to half as fast again for a single stream."""
+
+    tensor_parallel: int = Field(default=1, ge=1, le=64)
+    """GPUs that one replica's model is split over."""
+
+    max_model_len: int | None = Field(default=None, ge=64)
+    """Longest prompt and reply together, in tokens. Unset: what the model was made for."""
+
+    max_loras: int = Field(default=4, ge=1, le=32)
+    """Adapter policies that may serve in one batch: stable, candidate and the two of a matchup are four."""
+
+    max_lora_rank: int = Field(default=32, ge=8, le=512)
+    """Largest rank of an adapter. The engine rounds up to 8, 16, 32, 64, 128, 256, 320 or 512."""
+
+    default_max_tokens: int = Field(default=512, ge=1)
+    """Length limit of a reply whose request names none."""
+
+    max_tokens: int = Field(default=4096, ge=1)
+    """The most that a request may ask for."""
+
+    default_temperature: float = Field(default=0.7, ge=0.0, le=2.0)
+    """Sampling temperature of a request that names none."""
+
+    max_body_bytes: int = Field(default=1 << 20, ge=1 << 10, le=1 << 28)
+    """Larger request bodies are refused with 413 before they are read."""
+
+    max_messages: int = Field(default=512, ge=1)
+    """Messages in one request."""
+
+    max_streams: int = Field(default=512, ge=1)
+    """Replies being generated at once, over all users; beyond it 503 and Retry-After."""
+
+    max_streams_per_user: int = Field(default=64, ge=1)
+    """Replies being generated at once for one user; beyond it 429 and Retry-After."""
+
+    keepalive_seconds: float = Field(default=5.0, gt=0.0, le=60.0)
+    """How often a stream that has nothing to say yet sends a comment, so that proxies keep it open."""
+
+    send_timeout_seconds: float = Field(default=30.0, gt=0.0, le=3600.0)
+    """A reader that takes nothing for this long is given up, and its generation with it."""
+
+    write_timeout_seconds: float = Field(default=10.0, gt=0.0, le=120.0)
+    """Longest wait for the database to make a vote or a reply durable; then 503."""
+
+    drain_seconds: float = Field(default=20.0, ge=0.0, le=3600.0)
+    """After SIGTERM no new stream starts; those that run have this long to end."""
+
+    reconcile_seconds: float = Field(default=0.5, gt=0.0, le=60.0)
+    """How often the replica looks at which policies it should hold."""
+
+    swap_wait_seconds: float = Field(default=0.3, ge=0.0, le=60.0)
+    """Before a full swap: how long to wait for streams to end. Those that go on are marked as mixed."""
+
+    engine_restarts: int = Field(default=5, ge=0, le=100)
+    """How often in a row a dead engine is started again before the server gives up and ends."""
+
+    secure_cookies: bool = False
+    """Mark the browser's cookie as HTTPS only."""
+
+    @property
+    def on_loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def operator_key_path(self) -> Path:
+        return self.home / "operator.key"
+
+    @property
+    def model_name(self) -> str:
+        """What clients put into `model`."""
+        return Path(self.model).name if Path(self.model).is_dir() else self.model
+
+    def model_folder(self) -> Path:
+        """Where the model's files are; a hub model is fetched first.
+
+        Raises:
+            BadConfiguration: the model is neither built in, nor a folder, nor on a hub that can be reached.
+        """
+        if self.model == TINY:
+            return _tiny_folder()
+        if Path(self.model).is_dir():
+            return Path(self.model).absolute()
+        from huggingface_hub import snapshot_download
+
+        try:
+            return Path(snapshot_download(self.model, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"]))
+        except Exception as error:  # isolates: every fault of the hub means the same to whoever starts the server
+            raise BadConfiguration(
+                f"KUDOS_MODEL={self.model}: no such folder, and no hub gave it ({type(error).__name__}). "
+                f"Name a folder, or {TINY}."
+            ) from error
+
+
+def _tiny_folder() -> Path:
+    # Found without importing: the server may not know the trainer's code, only where its data lies.
+    spec = find_spec("trainer")
+    locations = list(spec.submodule_search_locations or []) if spec else []
+    for location in locations:
+        folder = Path(location) / "tiny" / "model"
+        if (folder / "config.json").is_file():
+            return folder
+    raise BadConfiguration(f"{TINY} is not in this installation: build it with `kudos tiny build`")

@@ -1,0 +1,73 @@
+"""A response whose body is being written while its reader may go away, or stop reading.
+
+Plain ASGI: Starlette's StreamingResponse costs a task group and two context switches per chunk, and a chunk is a token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from server.errors import ServerError
+
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),  # nginx would hold tokens back
+]
+
+
+class SlowReader(ServerError):
+    """The reader took nothing for as long as the server is willing to wait."""
+
+
+class Outlet:
+    """Writes one streamed body. Nothing is sent, not even the status, before the first `write`."""
+
+    def __init__(self, send: Send, timeout_seconds: float) -> None:
+        self._send = send
+        self._timeout_seconds = timeout_seconds
+        self.started = False
+
+    async def write(self, body: bytes, *, more: bool = True) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                if not self.started:
+                    self.started = True
+                    await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+                await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        except TimeoutError:
+            raise SlowReader from None
+
+
+class Watched(Response):
+    """Runs `work` for as long as the reader is there; when it leaves, `work` is cancelled.
+
+    `work` sends the whole response itself, errors included, through the ASGI arguments that it is given.
+    """
+
+    def __init__(self, work: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self._work = work
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        working = asyncio.ensure_future(self._work(scope, receive, send))
+        leaving = asyncio.ensure_future(_left(receive))
+        try:
+            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+            if not working.done():
+                working.cancel()
+                await asyncio.wait({working})
+        with suppress(asyncio.CancelledError):
+            working.result()
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,297 @@
+"""One chat turn, from a request to a durable reply.
+
+open_turn: check, route, render, and hand the new reply to the ledger. Then the engine is read: `chunks` yields what it says,
+the caller sends it and calls `shown`, and at the end exactly one of `complete`, `stop` and `fail` writes what was
+shown. `begin` is written while the engine already works on the prompt; nothing is shown before it is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlmodel import Session
+
+from feedback.errors import StorageError
+from feedback.ids import new_id, prompt_digest
+from feedback.ledger import begin_reply, ensure_conversation, ensure_user, finish_reply
+from feedback.packing import pack_ids
+from feedback.schema import Reply, ReplyState, now
+from server import metrics
+from server.engine import Chunk, Sampling
+from server.errors import ApiError
+from server.routing import Assignment
+from server.services import Services
+
+log = logging.getLogger("kudos.turn")
+
+_TITLE_CHARS = 60
+_TRIM_TOKENS = 64  # further back than any half character or stop string
+_FINISH_RETRIES_SECONDS = (0.2, 1.0, 5.0)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, checked and complete: the messages are the whole context."""
+
+    user_id: str
+    messages: list[dict[str, Any]]
+    prompt_token_ids: list[int]
+    sampling: Sampling
+    conversation_id: str
+    parent_id: str | None = None
+    regenerate_of: str | None = None
+
+
+class Turn:
+    def __init__(self, services: Services, question: Question, assignment: Assignment) -> None:
+        self._services = services
+        self.question = question
+        self.assignment = assignment
+        self.reply_id = new_id("chatcmpl")
+        self.created_at: datetime = now()
+        self.text = ""
+        self.token_ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.cached_tokens = 0
+        self.finish_reason: str | None = None
+        self._started = time.perf_counter()
+        self._first_at: datetime | None = None
+        self._last = self._started
+        self._first = self._started
+        self._begun: asyncio.Future[Any] | None = None
+        self._ended = False
+        self.interrupted = False
+        self.task: asyncio.Task[Any] | None = None  # that sends this turn's body
+        self._epoch = services.residency.enter(assignment.version)
+        services.streams[question.user_id] += 1
+        services.live.add(self)
+        metrics.streams_active.inc()
+
+    @property
+    def version(self) -> str:
+        return self.assignment.version
+
+    def row(self) -> Reply:
+        question, sampling = self.question, self.question.sampling
+        return Reply(
+            id=self.reply_id,
+            conversation_id=question.conversation_id,
+            user_id=question.user_id,
+            parent_id=question.parent_id,
+            regenerate_of=question.regenerate_of,
+            created_at=self.created_at,
+            state=ReplyState.STREAMING,
+            messages=question.messages,
+            prompt_digest=prompt_digest(question.messages),
+            prompt_token_ids=pack_ids(question.prompt_token_ids),
+            sampling={
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "max_tokens": sampling.max_tokens,
+                "stop": list(sampling.stop),
+                "seed": sampling.seed,
+                "presence_penalty": sampling.presence_penalty,
+                "frequency_penalty": sampling.frequency_penalty,
+            },
+            template_digest=self._services.prompts.template_digest,
+            policy_version=self.version,
+            arm=self.assignment.arm,
+            propensity=self.assignment.propensity,
+        )
+
+    def begin(self) -> None:
+        """Hand the reply to the ledger; `chunks` waits for it to be durable before the first is shown."""
+        row, title = self.row(), title_of(self.question.messages)
+
+        def append(session: Session) -> None:
+            ensure_user(session, row.user_id)
+            ensure_conversation(session, conversation_id=row.conversation_id, user_id=row.user_id, title=title)
+            begin_reply(session, Reply(**row.model_dump()))  # a fresh object: the ledger may run this twice
+
+        self.begun_by(self._services.background(self._services.write(append)))
+
+    def begun_by(self, durable: asyncio.Future[Any]) -> None:
+        self._begun = durable
+
+    async def chunks(self, keepalive_seconds: float) -> AsyncIterator[Chunk | None]:
+        """What the engine says; None when it has said nothing for `keepalive_seconds` before its first token.
+
+        Raises:
+            EngineError: the generation failed.
+            FeedbackError: the reply could not be made durable; nothing was shown.
+        """
+        assert self._begun is not None
+        question = self.question
+        generation = self._services.engine.generate(
+            self.reply_id, question.prompt_token_ids, question.sampling, self.version
+        )
+        async with aclosing(generation) as outputs:  # type: ignore[type-var]
+            first = asyncio.ensure_future(anext(outputs))
+            try:
+                while not first.done():
+                    await asyncio.wait({first}, timeout=keepalive_seconds)
+                    if not first.done():
+                        yield None
+                while not self._begun.done():
+                    await asyncio.wait({self._begun}, timeout=keepalive_seconds)
+                    if not self._begun.done():
+                        yield None
+                self._begun.result()
+            finally:
+                if not first.done():
+                    first.cancel()
+                    await asyncio.wait({first})
+            chunk = first.result()
+            self._first_at, self._first = now(), time.perf_counter()
+            self.cached_tokens = chunk.cached_tokens
+            metrics.time_to_first_token_seconds.labels(self.assignment.arm).observe(self._first - self._started)
+            yield chunk
+            async for chunk in outputs:
+                yield chunk
+
+    def shown(self, chunk: Chunk) -> None:
+        """The chunk has been handed to the client."""
+        self.text += chunk.text
+        self.token_ids += chunk.token_ids
+        self.logprobs += chunk.logprobs
+        self._last = time.perf_counter()
+        if chunk.finish_reason is not None:
+            self.finish_reason = chunk.finish_reason
+
+    def nothing_shown(self) -> None:
+        """The reader left before a whole reply could be sent."""
+        self.text, self.token_ids, self.logprobs, self.finish_reason = "", [], [], None
+
+    async def complete(self) -> None:
+        """Durable when it returns."""
+        await self._end(ReplyState.COMPLETE)
+
+    async def stop(self, reason: str) -> None:
+        """The reader stopped or went away: what was shown is the reply."""
+        if self.finish_reason is not None:
+            await self._end(ReplyState.COMPLETE)  # all of it had been shown
+            return
+        metrics.stream_aborts_total.labels(reason).inc()
+        self._trim()
+        await self._end(ReplyState.STOPPED)
+
+    async def fail(self, reason: str) -> None:
+        metrics.stream_aborts_total.labels(reason).inc()
+        self._trim()
+        await self._end(ReplyState.FAILED)
+
+    def _trim(self) -> None:
+        """Drop tokens whose text was not shown: the bytes of half a character, or what a stop string held back."""
+        decode, count = self._services.prompts.decode, len(self.token_ids)
+        for kept in range(count, max(count - _TRIM_TOKENS, 0) - 1, -1):
+            if self.text.startswith(decode(self.token_ids[:kept])):
+                del self.token_ids[kept:], self.logprobs[kept:]
+                return
+        log.warning("reply %s: its tokens do not spell its text; kept as sampled", self.reply_id)
+
+    def interrupt(self) -> None:
+        """The server is about to end: cancel the task that writes this turn's body."""
+        self.interrupted = True
+        if self.task is not None:
+            self.task.cancel()
+
+    async def cut(self) -> None:
+        """The server ended before the reply did: nobody votes on it, nothing learns from it."""
+        metrics.stream_aborts_total.labels("drained").inc()
+        self._trim()
+        await self._end(ReplyState.INCOMPLETE)
+
+    async def _end(self, state: ReplyState) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        # In a task of its own: the request's task may be cancelled while this is under way, and once more.
+        await asyncio.shield(self._services.background(self._write_end(state)))
+
+    async def _write_end(self, state: ReplyState) -> None:
+        services = self._services
+        mixed = services.residency.leave(self.version, self._epoch)
+        services.streams[self.question.user_id] -= 1
+        if services.streams[self.question.user_id] <= 0:
+            del services.streams[self.question.user_id]
+        services.live.discard(self)
+        metrics.streams_active.dec()
+        self._measure(state)
+        try:
+            if self._begun is not None:
+                await asyncio.wait({self._begun})
+                if self._begun.exception() is not None:
+                    return  # there is no reply to finish
+            await self._finish(state, mixed)
+        except StorageError:
+            if state is ReplyState.COMPLETE:
+                raise  # no [DONE] without it
+            log.warning("reply %s ended as %s, but the database did not take it", self.reply_id, state)
+
+    async def _finish(self, state: ReplyState, mixed: Sequence[str] | None) -> None:
+        finished_at, text = now(), self.text
+        token_ids, logprobs = list(self.token_ids), list(self.logprobs)
+
+        def finish(session: Session) -> None:
+            finish_reply(
+                session,
+                self.reply_id,
+                state=state,
+                text=text,
+                token_ids=token_ids,
+                logprobs=logprobs,
+                finish_reason=self.finish_reason,
+                first_token_at=self._first_at,
+                finished_at=finished_at,
+                mixed_versions=mixed,
+            )
+
+        for pause in (*_FINISH_RETRIES_SECONDS, None):
+            try:
+                return await self._services.write(finish)
+            except StorageError:
+                if pause is None or state is ReplyState.COMPLETE:
+                    raise
+                await asyncio.sleep(pause)
+
+    def _measure(self, state: ReplyState) -> None:
+        track, tokens = self.assignment.arm, len(self.token_ids)
+        metrics.replies_total.labels(track, state.value).inc()
+        metrics.request_duration_seconds.labels(track).observe(time.perf_counter() - self._started)
+        metrics.reply_tokens.labels(track).observe(tokens)
+        if tokens > 1:
+            metrics.time_per_output_token_seconds.labels(track).observe((self._last - self._first) / (tokens - 1))
+        metrics.tokens_total.labels("prompt").inc(len(self.question.prompt_token_ids))
+        metrics.tokens_total.labels("cached").inc(self.cached_tokens)
+        metrics.tokens_total.labels("reply").inc(tokens)
+
+
+def title_of(messages: Sequence[dict[str, Any]]) -> str:
+    """The first thing that the user said, on one line."""
+    for message in messages:
+        if message["role"] == "user":
+            words = " ".join(str(message["content"]).split())
+            return words if len(words) <= _TITLE_CHARS else words[: _TITLE_CHARS - 1] + "…"
+    return ""
+
+
+def check_room(services: Services, user_id: str, replies: int = 1) -> None:
+    """Raises ApiError when the server drains, is not ready, or has too much to do already."""
+    if services.draining:
+        raise ApiError(503, "the server is about to stop", code="draining", headers={"retry-after": "5"})
+    if not services.residency.serving:
+        raise ApiError(503, "no policy is ready to answer yet", code="not_ready", headers={"retry-after": "2"})
+    if services.streams.total() + replies > services.settings.max_streams:
+        raise ApiError(503, "too many replies are being written", code="overloaded", headers={"retry-after": "1"})
+    if services.streams[user_id] + replies > services.settings.max_streams_per_user:
+        limit = services.settings.max_streams_per_user
+        raise ApiError(
+            429, f"at most {limit} replies at once for one user", code="too_many_streams", headers={"retry-after": "1"}
+        )
