@@ -10,13 +10,21 @@ purpose=${1:-run}
 if [ -n "${KUDOS_EXTRA:-}" ]; then extra=$KUDOS_EXTRA
 elif nvidia-smi >/dev/null 2>&1; then extra=gpu
 else extra=cpu; fi
-pins="constraints/$extra.txt"
-[ "$purpose" = run ] || pins="$pins constraints/dev.txt"
+pins=$extra
+[ "$purpose" = run ] || pins="$extra dev"
 
+# What was installed is remembered file by file: a change of pyproject.toml does not touch the engine of a kudos that
+# runs from here, and `make test` after `make run` only adds.
+digest() { sha256sum | cut -d' ' -f1; }
+pin_key() { echo "$1 $(digest <"constraints/$1.txt")"; }
+stale=""
+for pin in $pins; do
+    [ "$(cat ".venv/.pinned-$pin" 2>/dev/null)" = "$(pin_key "$pin")" ] || stale="$stale $pin"
+done
 # The folder is part of the key, because a moved checkout leaves an editable install that points nowhere.
-key="$extra $(cat pyproject.toml scripts/install.sh constraints/*.txt | sha256sum | cut -d' ' -f1) $PWD"
-stamp=".venv/.installed-$purpose"
-if [ "$(cat "$stamp" 2>/dev/null)" = "$key" ]; then exit 0; fi
+project_key="$(digest <pyproject.toml) $PWD"
+project_stamp=.venv/.installed
+if [ -z "$stale" ] && [ "$(cat "$project_stamp" 2>/dev/null)" = "$project_key" ]; then exit 0; fi
 
 find_uv() {
     for candidate in uv "$HOME/.local/bin/uv" .uv/bin/uv; do
@@ -45,13 +53,19 @@ if [ -z "${UV_FIND_LINKS:-}" ]; then
 fi
 export UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-180}"
 
-echo "Installing kudos with its $extra engine into .venv"
+if [ "$extra" = cpu ]; then other=gpu; else other=cpu; fi
+if [ -e ".venv/.pinned-$other" ]; then
+    echo "Removing .venv, which holds the $other engine: the two exclude one another"
+    rm -rf .venv
+    stale=$pins
+fi
 [ -x .venv/bin/python ] || "$uv" venv --quiet --python 3.11 .venv
-requirements=""
-for pin in $pins; do requirements="$requirements -r $pin"; done
-# The pins are complete, so nothing is resolved (--no-deps), and a file whose hash is not listed is refused.
-# shellcheck disable=SC2086 # a list of options
-"$uv" pip install --python .venv/bin/python --no-deps --require-hashes $requirements
+for pin in $stale; do
+    echo "Installing what constraints/$pin.txt lists into .venv"
+    rm -f ".venv/.pinned-$pin"
+    # The pins are complete, so nothing is resolved (--no-deps), and a file whose hash is not listed is refused.
+    "$uv" pip install --python .venv/bin/python --no-deps --require-hashes -r "constraints/$pin.txt"
+    pin_key "$pin" >".venv/.pinned-$pin"
+done
 "$uv" pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
-echo "$key" >"$stamp"
-echo "$key" >.venv/.installed-run # whatever the purpose, what running needs is there
+echo "$project_key" >"$project_stamp"
