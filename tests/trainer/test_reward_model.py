@@ -1,0 +1,256 @@
+"""The reward model learns what synthetic people like from their votes alone, and says how sure one may be of it."""
+
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.trainer.models import END, VOCAB, make_backbone
+from trainer.assessment import assess
+from trainer.backbone import Backbone
+from trainer.batches import Batch
+from trainer.config import LoraConfig, RewardModelConfig
+from trainer.examples import PairExample, ThumbExample, VoteExample
+from trainer.likelihood import BOTH_BAD, LEFT, RIGHT, VoteModel
+from trainer.ppo import Critic
+from trainer.reward_model import FitStep, Member, RewardModel, bucketed, fit
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+LIKED = 7  # the token that people like to see in a reply
+CONFIG = RewardModelConfig(
+    members=2, adapted_share=1.0, epochs=4, batch_size=32, learning_rate=1e-2, lora=LoraConfig(rank=4, alpha=8.0)
+)
+
+
+def _reply(rng: random.Random, liked: bool) -> list[int]:
+    ids = [rng.randrange(10, VOCAB) for _ in range(rng.randint(2, 6))]
+    if liked:
+        ids[rng.randrange(len(ids))] = LIKED
+    return [*ids, END]
+
+
+def _prompt(rng: random.Random) -> list[int]:
+    return [rng.randrange(10, VOCAB) for _ in range(rng.randint(2, 4))]
+
+
+def _pairs(count: int, seed: int, noise: float = 0.05) -> list[VoteExample]:
+    rng = random.Random(seed)
+    found: list[VoteExample] = []
+    for number in range(count):
+        left_is_liked = rng.random() < 0.5
+        outcome = LEFT if left_is_liked != (rng.random() < noise) else RIGHT
+        left, right = _reply(rng, left_is_liked), _reply(rng, not left_is_liked)
+        found.append(PairExample(_prompt(rng), left, right, outcome, number % 5, 1.0, number))
+    return found
+
+
+def _thumbs(count: int, seed: int, user: int | None = None) -> list[VoteExample]:
+    rng = random.Random(seed)
+    found: list[VoteExample] = []
+    for number in range(count):
+        liked = rng.random() < 0.5
+        up = float(liked != (rng.random() < 0.05))
+        found.append(
+            ThumbExample(_prompt(rng), _reply(rng, liked), up, number % 5 if user is None else user, 1.0, number)
+        )
+    return found
+
+
+def _replies(count: int, seed: int = 0) -> tuple[list[list[int]], list[list[int]]]:
+    rng = random.Random(seed)
+    return [_prompt(rng) for _ in range(count)], [_reply(rng, rng.random() < 0.5) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def shared_backbone() -> Backbone:
+    return make_backbone(num_hidden_layers=2)
+
+
+@pytest.fixture(scope="module")
+def fitted(shared_backbone: Backbone) -> tuple[RewardModel, list[VoteModel], list[FitStep]]:
+    torch.set_num_threads(1)
+    steps: list[FitStep] = []
+    model, votes = fit(shared_backbone, _pairs(320, seed=1), CONFIG, 0, steps.append)
+    return model, votes, steps
+
+
+Fitted = tuple[RewardModel, list[VoteModel], list[FitStep]]
+
+
+def test_pairs_teach_it_what_people_like(fitted: Fitted) -> None:
+    model, votes, steps = fitted
+    found = assess(model, votes, _pairs(300, seed=2, noise=0.0))
+    assert found.measured_on == "decided pairs"
+    assert found.pairs == 300
+    assert found.accuracy > 0.9
+    assert found.lower < found.accuracy <= found.upper
+    assert found.upper - found.lower < 0.08
+    assert len(steps) == math.ceil(320 / 32) * 4
+    assert np.mean([step.loss for step in steps[-5:]]) < 0.7 * np.mean([step.loss for step in steps[:3]])
+
+
+def test_every_member_has_learned_and_none_is_the_copy_of_another(fitted: Fitted) -> None:
+    model, _, _ = fitted
+    prompts, replies = _replies(200, seed=3)
+    scores = model.score(prompts, replies)
+    liked = torch.tensor([LIKED in reply for reply in replies])
+    for member in scores:
+        assert member[liked].mean() > member[~liked].mean() + 1.0
+    correlation = float(torch.corrcoef(scores)[0, 1])
+    assert 0.5 < correlation < 0.9999
+
+
+def test_its_probabilities_are_calibrated(fitted: Fitted) -> None:
+    model, votes, _ = fitted
+    found = assess(model, votes, _pairs(400, seed=4))
+    assert found.calibration_error is not None
+    assert found.calibration_error < 0.12
+    assert sum(count for _, _, count in found.reliability) == 400
+    assert all(0 <= predicted <= 1 and 0 <= observed <= 1 for predicted, observed, _ in found.reliability)
+
+
+def test_calibration_does_not_depend_on_the_units_that_scores_are_told_in(fitted: Fitted) -> None:
+    model, votes, _ = fitted
+    held_out = _pairs(100, seed=5)
+    before = assess(model, votes, held_out)
+    model.standardise(*_replies(100))
+    after = assess(model, votes, held_out)
+    assert after.accuracy == pytest.approx(before.accuracy, abs=0.02)
+    assert after.calibration_error == pytest.approx(before.calibration_error, abs=1e-4)
+
+
+def test_contrary_labels_show_as_bad_calibration(fitted: Fitted) -> None:
+    model, votes, _ = fitted
+    held_out = _pairs(200, seed=6, noise=1.0)
+    found = assess(model, votes, held_out)
+    assert found.accuracy < 0.1
+    assert found.calibration_error is not None
+    assert found.calibration_error > 0.5
+
+
+def test_thumbs_alone_teach_it_as_well(shared_backbone: Backbone) -> None:
+    model, votes = fit(shared_backbone, _thumbs(320, seed=7), CONFIG, seed=1)
+    found = assess(model, votes, _thumbs(200, seed=8, user=-1))
+    assert found.measured_on == "thumbs, by concordance"
+    assert found.concordance is not None
+    assert found.concordance > 0.9
+    assert found.accuracy == found.concordance
+    assert 0.5 < found.lower <= found.accuracy <= found.upper <= 1.0
+    assert found.pairs == 0
+    assert found.calibration_error is None
+
+
+def test_both_bad_is_a_verdict_on_each_reply_and_a_vote_without_weight_says_nothing(shared_backbone: Backbone) -> None:
+    """The unliked replies are only ever seen in pairs of two bad ones: a plain tie would teach nothing of them."""
+    rng = random.Random(9)
+    examples: list[VoteExample] = []
+    for number in range(150):
+        left, right = _reply(rng, False), _reply(rng, False)
+        examples.append(PairExample(_prompt(rng), left, right, BOTH_BAD, 0, 1.0, number))
+        examples.append(ThumbExample(_prompt(rng), _reply(rng, True), 1.0, 0, 1.0, number))
+        if number % 3 == 0:
+            examples.append(PairExample(_prompt(rng), _reply(rng, False), _reply(rng, True), LEFT, 0, 0.0, number))
+    model, votes = fit(shared_backbone, examples, CONFIG, seed=2)
+    assert assess(model, votes, _thumbs(200, seed=10, user=-1)).accuracy > 0.85
+    assert assess(model, votes, _pairs(200, seed=10)).accuracy > 0.85
+
+
+def test_the_same_seed_gives_the_same_model_bit_for_bit(shared_backbone: Backbone) -> None:
+    examples = [*_pairs(40, seed=11), *_thumbs(24, seed=12)]
+    config = CONFIG.model_copy(update={"epochs": 1})
+    first, again, other = (fit(shared_backbone, examples, config, seed)[0].state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_heads_start_with_the_variance_of_one_over_width_plus_one(shared_backbone: Backbone) -> None:
+    heads = torch.cat([Member(shared_backbone, CONFIG, 2, seed).head for seed in range(0, 400, 2)])
+    assert heads.std().item() == pytest.approx(1 / math.sqrt(shared_backbone.hidden_size + 1), rel=0.05)
+    assert abs(heads.mean().item()) < 0.01
+
+
+def test_standardised_scores_have_mean_zero_and_deviation_one_member_by_member(fitted: Fitted) -> None:
+    model, _, _ = fitted
+    prompts, replies = _replies(150, seed=13)
+    model.standardise(prompts, replies)
+    scores = model.score(prompts, replies)
+    torch.testing.assert_close(scores.mean(1), torch.zeros(2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(scores.std(1), torch.ones(2), atol=1e-4, rtol=0)
+    model.standardise(prompts, replies)
+    torch.testing.assert_close(model.score(prompts, replies), scores)
+
+
+def test_a_score_is_read_at_the_last_real_token_and_padding_does_not_touch_it(fitted: Fitted) -> None:
+    model, _, _ = fitted
+    prompts, replies = _replies(40, seed=14)
+    together = model.score(prompts, replies)
+    alone = torch.cat([model.score([p], [r]) for p, r in zip(prompts, replies, strict=True)], dim=1)
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+    batch = Batch.of(prompts, replies, pad_id=0)
+    member: Member = model.members[0]  # type: ignore[assignment]
+    hidden = member.hidden(model.backbone, model.lower(batch))
+    for row, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
+        expected = hidden[row, len(prompt) + len(reply) - 1] @ member.head * model.gain_M[0] + model.shift_M[0]
+        assert together[0, row].item() == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_saved_and_loaded_scores_are_identical(fitted: Fitted, shared_backbone: Backbone, tmp_path: Path) -> None:
+    model, _, _ = fitted
+    prompts, replies = _replies(50, seed=15)
+    model.standardise(prompts, replies)
+    model.save(tmp_path / "reward_model")
+    loaded = RewardModel.load(tmp_path / "reward_model", shared_backbone)
+    assert loaded.config == CONFIG
+    assert torch.equal(loaded.score(prompts, replies), model.score(prompts, replies))
+    assert {path.suffix for path in (tmp_path / "reward_model").iterdir()} == {".safetensors", ".json"}
+
+
+@torch.no_grad()
+def test_the_critic_starts_as_the_reward_models_first_member_in_the_rewards_units(
+    fitted: Fitted, shared_backbone: Backbone
+) -> None:
+    model, _, _ = fitted
+    prompts, replies = _replies(30, seed=16)
+    model.standardise(prompts, replies)
+    critic = Critic(shared_backbone, model)
+    batch = Batch.of(prompts, replies, pad_id=0)
+    lower = model.lower(batch)
+    values = critic.values(shared_backbone, lower, batch)
+    # Extended by one token, the value before that token is what the first member thinks of the reply so far.
+    extended = Batch.of(prompts, [[*reply, 9] for reply in replies], pad_id=0)
+    before_it = critic.values(shared_backbone, model.lower(extended), extended)
+    last = before_it.gather(1, (extended.reply_lengths_B - 1)[:, None]).squeeze(1)
+    torch.testing.assert_close(last, model.score(prompts, replies)[0], rtol=1e-4, atol=1e-4)
+    # And every value is read one position before its token.
+    for row in range(5):
+        for t in range(len(replies[row])):
+            seen = Batch.of([prompts[row]], [replies[row][:t] or [2]], pad_id=0)
+            if t:
+                expected = model.scores(model.lower(seen), seen)[0, 0]
+                assert values[row, t].item() == pytest.approx(expected.item(), abs=1e-3)
+
+
+def test_the_critics_training_leaves_the_reward_model_alone(fitted: Fitted, shared_backbone: Backbone) -> None:
+    model, _, _ = fitted
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    critic = Critic(shared_backbone, model)
+    with torch.no_grad():
+        for parameter in critic.parameters():
+            parameter.add_(1.0)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_an_epochs_batches_hold_every_vote_once_and_lengths_of_a_kind() -> None:
+    lengths = torch.tensor([number % 50 for number in range(500)])
+    batches = bucketed(lengths, 16, torch.Generator().manual_seed(0))
+    assert sorted(torch.cat(batches).tolist()) == list(range(500))
+    assert max(map(len, batches)) == 16
+
+    def padding(rows: Sequence[torch.Tensor]) -> float:
+        return sum(float((lengths[row].max() - lengths[row]).sum()) for row in rows)
+
+    assert padding(batches) < 0.4 * padding(torch.randperm(500).split(16))
