@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from trainer.assessment import _calibration, _concordance, wilson
-from trainer.evaluation import mean_interval
+from trainer.assessment import _calibration, _concordance
+from trainer.intervals import mean_interval, wilson
 
 
 @pytest.mark.parametrize(
