@@ -49,6 +49,8 @@ class Watcher:
     def due(self) -> list[str] | None:
         """The arguments of the run that should start now, or None."""
         with self.store.read() as session:
+            if somebody_trains(session):
+                return None
             interrupted = abandoned_run(session)
             if interrupted is not None:
                 return ["--resume", interrupted]
@@ -72,7 +74,8 @@ class Watcher:
         self._child = None
         self.say(f"the run ended with status {status} after {time.monotonic() - started:.0f} s")
         if status != 0 and not self._stopping:
-            self._give_up_resuming()
+            if arguments:
+                self._give_up_resuming()
             time.sleep(self.trainer.poll_seconds)
 
     def _give_up_resuming(self) -> None:
@@ -101,10 +104,14 @@ def new_votes(session: Session, *, consent_default: bool) -> int:
     return int(session.execute(query).scalar_one())
 
 
+def somebody_trains(session: Session) -> bool:
+    lease = session.get(Lease, LEASE)
+    return lease is not None and lease.expires_at > now()
+
+
 def abandoned_run(session: Session) -> str | None:
     """A run whose process died: it says that it runs, or was interrupted, and nobody holds the lease."""
-    lease = session.get(Lease, LEASE)
-    if lease is not None and lease.expires_at > now():
+    if somebody_trains(session):
         return None
     return session.exec(
         select(TrainingRun.id)
