@@ -78,13 +78,13 @@ def test_two_processes_race_for_it(settings: Settings) -> None:
     open_store(settings).close()
     spawn = multiprocessing.get_context("spawn")
     results = spawn.Queue()
-    processes = [spawn.Process(target=race, args=(settings, name, 25, results)) for name in ("ada", "bob")]
+    processes = [spawn.Process(target=race, args=(settings, name, 12, results)) for name in ("ada", "bob")]
     for process in processes:
         process.start()
-    spans = sorted(results.get(timeout=120) for _ in range(50))
+    spans = sorted(results.get(timeout=120) for _ in range(24))
     for process in processes:
         process.join(60)
         assert process.exitcode == 0
-    assert [fence for fence, _, _ in spans] == list(range(1, 51))
+    assert [fence for fence, _, _ in spans] == list(range(1, 25))
     for (_, _, ended), (_, began, _) in pairwise(spans):
         assert began >= ended, "two held it at once"

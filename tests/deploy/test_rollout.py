@@ -296,6 +296,6 @@ def test_any_order_of_actions(tmp_path: Path) -> None:
     run_state_machine_as_test(
         Operators,
         settings=settings(
-            max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=12, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
