@@ -2,48 +2,41 @@
 
 An operation is a function of a session. Many are run in one transaction, each in a savepoint of its own so that one
 that fails fails alone, and no future resolves before the COMMIT that made its rows durable. One fsync thus serves
-everybody who waits. What an operation may say about replies is here; votes are in `feedback.votes`.
+everybody who waits. The operations themselves are in `feedback.replies` and `feedback.votes`.
 """
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, select, update
-from sqlalchemy.orm import Session as OrmSession
+from sqlalchemy import Connection
 from sqlmodel import Session
 
-from feedback.errors import (
-    FeedbackError,
-    IllegalTransition,
-    StorageBusy,
-    StorageError,
-    UnknownTarget,
-    is_retryable,
-    storage_error,
+from feedback.errors import FeedbackError, StorageBusy, StorageError, is_retryable, storage_error
+from feedback.replies import (
+    begin_comparison,
+    begin_reply,
+    ensure_conversation,
+    ensure_user,
+    finish_reply,
+    recover_unfinished,
 )
-from feedback.packing import pack_ids, pack_logprobs
-from feedback.schema import Comparison, Conversation, Reply, ReplyState, User, now
-from feedback.statements import columns, insert_ignore
 from feedback.store import Store
 
+__all__ = [
+    "Ledger",
+    "begin_comparison",
+    "begin_reply",
+    "ensure_conversation",
+    "ensure_user",
+    "finish_reply",
+    "recover_unfinished",
+]
+
 T = TypeVar("T")
-
-FINISHED_STATES = (ReplyState.COMPLETE, ReplyState.STOPPED)
-"""The states in which a reply can be voted on (a stopped one only if it has text)."""
-
-_TRANSITIONS: dict[str, frozenset[str]] = {
-    ReplyState.STREAMING: frozenset(
-        {ReplyState.COMPLETE, ReplyState.STOPPED, ReplyState.FAILED, ReplyState.INCOMPLETE}
-    ),
-    ReplyState.COMPLETE: frozenset(),
-    ReplyState.STOPPED: frozenset(),
-    ReplyState.FAILED: frozenset(),
-    ReplyState.INCOMPLETE: frozenset(),
-}
 
 _MAX_ATTEMPTS = 5  # of one operation that keeps losing deadlocks
 _POSTGRES_BATCH = 60  # beyond 64 open subtransactions PostgreSQL spills them to disk
@@ -166,124 +159,18 @@ def _apply(connection: Connection, job: _Job) -> _Outcome:
     except Exception as error:  # isolates: one operation that fails fails alone
         if is_retryable(error) and job.attempts < _MAX_ATTEMPTS:
             return _Outcome(again=True)
-        failure = storage_error(error)
+        # Where the savepoint could not be rolled back either, that second error hides the one that says why.
+        failure = storage_error(error) or (storage_error(error.__context__) if error.__context__ else None)
         if failure is not None and not is_retryable(error):
             raise failure from error  # the disk or the connection is gone, and with it the whole transaction
+        if not _in_transaction(connection):
+            # SQLite ends the whole transaction on some errors; going on would commit each statement by itself.
+            raise StorageError(f"an operation ended everybody's transaction: {type(error).__name__}") from error
         return _Outcome(error=failure or error)
 
 
-def ensure_user(session: OrmSession, user_id: str) -> None:
-    insert_ignore(session, User, {"id": user_id, "created_at": now(), "consent": None, "erased_at": None})
-
-
-def ensure_conversation(session: OrmSession, *, conversation_id: str, user_id: str, title: str = "") -> None:
-    """Makes the conversation if it is new. Someone else's, or a deleted one, is unknown."""
-    at = now()
-    row = {"id": conversation_id, "user_id": user_id, "title": title, "created_at": at, "updated_at": at}
-    if insert_ignore(session, Conversation, row):
-        return
-    found = session.execute(
-        select(columns(Conversation).user_id, columns(Conversation).deleted_at).where(
-            columns(Conversation).id == conversation_id
-        )
-    ).one()
-    if found.user_id != user_id or found.deleted_at is not None:
-        raise UnknownTarget(f"there is no conversation {conversation_id}")
-
-
-def begin_reply(session: OrmSession, reply: Reply) -> str:
-    """Appends a reply that is about to be generated; its conversation and user are made if they are new."""
-    ensure_user(session, reply.user_id)
-    ensure_conversation(session, conversation_id=reply.conversation_id, user_id=reply.user_id)
-    session.execute(
-        update(Conversation)
-        .where(columns(Conversation).id == reply.conversation_id)
-        .values(updated_at=reply.created_at)
-    )
-    session.add(reply)
-    session.flush()
-    return reply.id
-
-
-def begin_comparison(session: OrmSession, comparison: Comparison, left: Reply, right: Reply) -> str:
-    """Appends a comparison and its two replies, tied together and given their sides."""
-    for side, reply in (("left", left), ("right", right)):
-        reply.comparison_id = comparison.id
-        reply.side = side
-        reply.conversation_id = comparison.conversation_id
-        reply.user_id = comparison.user_id
-        begin_reply(session, reply)
-    comparison.left_reply_id, comparison.right_reply_id = left.id, right.id
-    session.add(comparison)
-    session.flush()
-    return comparison.id
-
-
-def finish_reply(
-    session: OrmSession,
-    reply_id: str,
-    *,
-    state: str,
-    text: str,
-    token_ids: Sequence[int] | None = None,
-    logprobs: Sequence[float] | None = None,
-    finish_reason: str | None = None,
-    prompt_token_ids: Sequence[int] | None = None,
-    first_token_at: Any = None,
-    finished_at: Any = None,
-    policy_version: str | None = None,
-    mixed_versions: Sequence[str] | None = None,
-    template_digest: str | None = None,
-) -> None:
-    """Ends a streaming reply. The same end twice is one end; another end is refused.
-
-    Fields left None keep what `begin_reply` wrote.
-    """
-    if state not in _TRANSITIONS[ReplyState.STREAMING]:
-        raise IllegalTransition(f"a reply cannot end as {state!r}")
-    if token_ids is not None and logprobs is not None and len(token_ids) != len(logprobs):
-        raise ValueError(f"{len(token_ids)} token ids but {len(logprobs)} logprobs")
-    text = text.replace("\x00", "\ufffd")  # a model can emit NUL, and PostgreSQL's text cannot hold it
-    values: dict[str, Any] = {"state": str(state), "text": text, "finished_at": finished_at or now()}
-    optional = {
-        "token_ids": None if token_ids is None else pack_ids(token_ids),
-        "logprobs": None if logprobs is None else pack_logprobs(logprobs),
-        "finish_reason": finish_reason,
-        "prompt_token_ids": None if prompt_token_ids is None else pack_ids(prompt_token_ids),
-        "first_token_at": first_token_at,
-        "policy_version": policy_version,
-        "mixed_versions": None if mixed_versions is None else list(mixed_versions),
-        "template_digest": template_digest,
-    }
-    values |= {name: value for name, value in optional.items() if value is not None}
-    ended = session.execute(
-        update(Reply)
-        .where(columns(Reply).id == reply_id, columns(Reply).state == ReplyState.STREAMING.value)
-        .values(**values)
-        .execution_options(synchronize_session=False)
-        .returning(columns(Reply).id)
-    ).first()
-    if ended is not None:
-        return
-    found = session.execute(
-        select(columns(Reply).state, columns(Reply).text).where(columns(Reply).id == reply_id)
-    ).first()
-    if found is None:
-        raise UnknownTarget(f"there is no reply {reply_id}")
-    if (found.state, found.text) != (str(state), text):
-        raise IllegalTransition(f"reply {reply_id} is {found.state} already; it cannot become {state}")
-
-
-def recover_unfinished(session: OrmSession) -> int:
-    """Replies that were streaming when a server died become incomplete: not voted on, not trained on.
-
-    Run once when a server starts, before it takes requests. It speaks for every reply in the database.
-    """
-    rows = session.execute(
-        update(Reply)
-        .where(columns(Reply).state == ReplyState.STREAMING.value)
-        .values(state=ReplyState.INCOMPLETE.value, finished_at=now())
-        .execution_options(synchronize_session=False)
-        .returning(columns(Reply).id)
-    )
-    return len(rows.all())
+def _in_transaction(connection: Connection) -> bool:
+    driver: Any = connection.connection.driver_connection
+    if connection.dialect.name == "sqlite":
+        return bool(driver.in_transaction)
+    return driver is not None and not driver.closed

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,22 @@ def _sqlite_engine(url: URL) -> Engine:
         connection.exec_driver_sql(f"PRAGMA query_only = {0 if writing else 1}")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
+    # SQLAlchemy compiles every savepoint statement anew, which is a third of what a vote costs.
+    for name, verb in _SAVEPOINTS.items():
+        setattr(engine.dialect, name, partial(_savepoint, verb))
     return engine
+
+
+_SAVEPOINTS = {
+    "do_savepoint": "SAVEPOINT",
+    "do_rollback_to_savepoint": "ROLLBACK TO",
+    "do_release_savepoint": "RELEASE",
+}
+
+
+def _savepoint(verb: str, connection: Connection, name: str) -> None:
+    driver: Any = connection.connection.driver_connection
+    driver.execute(f"{verb} {name}")
 
 
 def _enter_wal(connection: Any) -> None:

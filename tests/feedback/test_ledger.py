@@ -201,6 +201,24 @@ def test_a_full_disk_fails_the_batch_and_then_it_recovers(sqlite_store: Store) -
         assert session.execute(sql("SELECT length(title) FROM conversation")).scalar_one() == 1_000_000
 
 
+def test_an_operation_that_ends_everybodys_transaction_fails_everybody(sqlite_store: Store) -> None:
+    """Otherwise what came after it in the batch would be committed statement by statement, outside any transaction."""
+
+    def ends_it(session: Session) -> None:
+        session.execute(sql("INSERT OR ROLLBACK INTO user_account (id, created_at) VALUES ('ada', '2026-01-01')"))
+
+    with closing(Ledger(sqlite_store)) as ledger:
+        ledger.submit(add_user("ada")).result(30)
+        gate = Gate(ledger)
+        futures = [ledger.submit(operation) for operation in (add_user("before"), ends_it, add_user("behind"))]
+        gate.opened.set()
+        assert [type(future.exception(30)) for future in futures] == [StorageError] * 3
+        ledger.submit(add_user("after")).result(30)
+    with sqlite_store.read() as session:
+        there = session.execute(sql("SELECT id FROM user_account ORDER BY id")).scalars().all()
+    assert there == ["ada", "after"]
+
+
 def test_a_locked_database_is_busy_and_then_it_recovers(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sqlite_store._writer is not None
     monkeypatch.setattr(sqlite_store._writer, "_timeout_seconds", 0.2)

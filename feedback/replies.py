@@ -1,0 +1,153 @@
+"""The life of a reply: begun before its first token, ended once, or found unfinished after a crash.
+
+Operations for the ledger (or for any write transaction). They append and end; what users then say about a reply is in
+`feedback.votes`.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import bindparam, select
+from sqlalchemy.orm import Session
+from sqlmodel import SQLModel
+
+from feedback.errors import IllegalTransition, UnknownTarget
+from feedback.packing import pack_ids, pack_logprobs
+from feedback.schema import Comparison, Conversation, Reply, ReplyState, User, now
+from feedback.statements import columns, insert_ignore, insert_many, table
+
+_ENDS = frozenset({ReplyState.COMPLETE, ReplyState.STOPPED, ReplyState.FAILED, ReplyState.INCOMPLETE})
+TRANSITIONS: dict[str, frozenset[ReplyState]] = {
+    ReplyState.STREAMING: _ENDS,
+    **{state: frozenset() for state in _ENDS},
+}
+"""From each state, the states that may follow."""
+
+_TOUCH = (
+    table(Conversation)
+    .update()
+    .where(columns(Conversation).id == bindparam("conversation"))
+    .values(updated_at=bindparam("at"))
+)
+
+
+def ensure_user(session: Session, user_id: str) -> None:
+    insert_ignore(session, User, {"id": user_id, "created_at": now(), "consent": None, "erased_at": None})
+
+
+def ensure_conversation(session: Session, *, conversation_id: str, user_id: str, title: str = "") -> None:
+    """Makes the conversation if it is new. Someone else's, or a deleted one, is unknown."""
+    at = now()
+    row = {"id": conversation_id, "user_id": user_id, "title": title, "created_at": at, "updated_at": at}
+    if insert_ignore(session, Conversation, row):
+        return
+    found = session.execute(
+        select(columns(Conversation).user_id, columns(Conversation).deleted_at).where(
+            columns(Conversation).id == conversation_id
+        )
+    ).one()
+    if found.user_id != user_id or found.deleted_at is not None:
+        raise UnknownTarget(f"there is no conversation {conversation_id}")
+
+
+def begin_reply(session: Session, reply: Reply) -> str:
+    """Appends a reply that is about to be generated; its conversation and user are made if they are new."""
+    ensure_user(session, reply.user_id)
+    ensure_conversation(session, conversation_id=reply.conversation_id, user_id=reply.user_id)
+    session.execute(_TOUCH, {"conversation": reply.conversation_id, "at": reply.created_at})
+    _append(session, reply)
+    return reply.id
+
+
+def begin_comparison(session: Session, comparison: Comparison, left: Reply, right: Reply) -> str:
+    """Appends a comparison and its two replies, tied together and given their sides."""
+    for side, reply in (("left", left), ("right", right)):
+        reply.comparison_id = comparison.id
+        reply.side = side
+        reply.conversation_id = comparison.conversation_id
+        reply.user_id = comparison.user_id
+        begin_reply(session, reply)
+    comparison.left_reply_id, comparison.right_reply_id = left.id, right.id
+    _append(session, comparison)
+    return comparison.id
+
+
+def finish_reply(
+    session: Session,
+    reply_id: str,
+    *,
+    state: str,
+    text: str,
+    token_ids: Sequence[int] | None = None,
+    logprobs: Sequence[float] | None = None,
+    finish_reason: str | None = None,
+    prompt_token_ids: Sequence[int] | None = None,
+    first_token_at: datetime | None = None,
+    finished_at: datetime | None = None,
+    policy_version: str | None = None,
+    mixed_versions: Sequence[str] | None = None,
+    template_digest: str | None = None,
+) -> None:
+    """Ends a streaming reply. The same end twice is one end; another end is refused.
+
+    Fields left None keep what `begin_reply` wrote.
+    """
+    if state not in TRANSITIONS[ReplyState.STREAMING]:
+        raise IllegalTransition(f"a reply cannot end as {state!r}")
+    if token_ids is not None and logprobs is not None and len(token_ids) != len(logprobs):
+        raise ValueError(f"{len(token_ids)} token ids but {len(logprobs)} logprobs")
+    text = storable(text)
+    values: dict[str, Any] = {"state": str(state), "text": text, "finished_at": finished_at or now()}
+    optional = {
+        "token_ids": None if token_ids is None else pack_ids(token_ids),
+        "logprobs": None if logprobs is None else pack_logprobs(logprobs),
+        "finish_reason": finish_reason,
+        "prompt_token_ids": None if prompt_token_ids is None else pack_ids(prompt_token_ids),
+        "first_token_at": first_token_at,
+        "policy_version": policy_version,
+        "mixed_versions": None if mixed_versions is None else list(mixed_versions),
+        "template_digest": template_digest,
+    }
+    values |= {name: value for name, value in optional.items() if value is not None}
+    ended = session.execute(
+        table(Reply)
+        .update()
+        .where(columns(Reply).id == reply_id, columns(Reply).state == ReplyState.STREAMING.value)
+        .values(**values)
+        .returning(columns(Reply).id)
+    ).first()
+    if ended is not None:
+        return
+    found = session.execute(
+        select(columns(Reply).state, columns(Reply).text).where(columns(Reply).id == reply_id)
+    ).first()
+    if found is None:
+        raise UnknownTarget(f"there is no reply {reply_id}")
+    if (found.state, found.text) != (str(state), text):
+        raise IllegalTransition(f"reply {reply_id} is {found.state} already; it cannot become {state}")
+
+
+def recover_unfinished(session: Session) -> int:
+    """Replies that were streaming when a server died become incomplete: not voted on, not trained on.
+
+    Run once when a server starts, before it takes requests. It speaks for every reply in the database.
+    """
+    rows = session.execute(
+        table(Reply)
+        .update()
+        .where(columns(Reply).state == ReplyState.STREAMING.value)
+        .values(state=ReplyState.INCOMPLETE.value, finished_at=now())
+        .returning(columns(Reply).id)
+    )
+    return len(rows.all())
+
+
+def storable(text: str) -> str:
+    """The text as both databases can hold it: a model can emit NUL, which PostgreSQL's text type refuses."""
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def _append(session: Session, row: SQLModel) -> None:
+    # Not `session.add`: a stream begins and ends in every request, and the unit of work costs more than the insert.
+    insert_many(session, type(row), [{column.name: getattr(row, column.name) for column in columns(type(row))}])
