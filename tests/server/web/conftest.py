@@ -1,4 +1,7 @@
-"""A real server with the built-in model, and a real Chromium in front of it, shared by this folder's tests."""
+"""A real server with the built-in model, and a real Chromium in front of it, shared by this folder's tests.
+
+While one works on the page, a server that runs already saves its start: KUDOS_TEST_URL and, its home, KUDOS_TEST_HOME.
+"""
 
 import contextlib
 import json
@@ -66,6 +69,12 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> N
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    if "KUDOS_TEST_URL" in os.environ:
+        home = Path(os.environ["KUDOS_TEST_HOME"])
+        store = open_store(Settings(home=home))
+        yield RunningServer(os.environ["KUDOS_TEST_URL"], home, store)
+        store.close()
+        return
     home = tmp_path_factory.mktemp("kudos-home")
     port = free_port()
     log = home / "server.log"

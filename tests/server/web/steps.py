@@ -32,6 +32,13 @@ def reply_id(answer: Locator) -> str:
     return value
 
 
+def conversation_id(page: Page) -> str:
+    """The conversation that is open, once the page's address names it."""
+    fragment = eventually(lambda: str(page.evaluate("location.hash")), lambda fragment: len(fragment) > 1)
+    assert len(fragment) > 1
+    return fragment[1:]
+
+
 def stored_reply(store: Store, identifier: str) -> Reply:
     with store.read() as session:
         return session.exec(select(Reply).where(Reply.id == identifier)).one()
@@ -54,7 +61,7 @@ def revisions(store: Store, target_id: str) -> list[Vote]:
         return list(session.exec(select(Vote).where(Vote.target_id == target_id).order_by(Vote.revision)))  # type: ignore[arg-type]
 
 
-def eventually(read: Callable[[], T], holds: Callable[[T], bool], seconds: float = 15.0) -> T:
+def eventually(read: Callable[[], T], holds: Callable[[T], bool], seconds: float = 60.0) -> T:
     """Reads until it holds, and returns the last reading either way: the caller asserts on it."""
     deadline = time.monotonic() + seconds
     value = read()

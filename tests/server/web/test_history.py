@@ -7,13 +7,9 @@ from sqlmodel import select
 from feedback.schema import Conversation
 
 from .conftest import NewPage, RunningServer
-from .steps import answered, eventually, reply_id, say
+from .steps import answered, conversation_id, eventually, reply_id, say
 
 pytestmark = [pytest.mark.browser, pytest.mark.engine]
-
-
-def conversation_id(page: Page) -> str:
-    return eventually(lambda: page.url, lambda url: "#" in url).split("#")[1]
 
 
 def stored(server: RunningServer, identifier: str) -> Conversation:
