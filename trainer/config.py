@@ -25,9 +25,9 @@ class RewardModelConfig(Frozen):
     adapted_share: float = Field(0.4, gt=0, le=1)
     """Share of the layers, from the top, that carry adapters. The layers below run once for all members."""
 
-    epochs: int = Field(4, ge=1)
-    batch_size: int = Field(64, ge=2)
-    learning_rate: float = Field(1e-3, gt=0)
+    epochs: int = Field(2, ge=1)
+    batch_size: int = Field(16, ge=2)
+    learning_rate: float = Field(2e-3, gt=0)
     label_noise: float = Field(0.1, ge=0, lt=1)
     """Every outcome is believed to be random with this probability (Christiano et al. 2017, section 2.2.3)."""
 

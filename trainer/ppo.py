@@ -82,7 +82,7 @@ class Critic(nn.Module):
 
     def values(self, backbone: Backbone, lower_BTH: Tensor, batch: Batch) -> Tensor:
         """(B, R): V_t, read where token t is predicted from."""
-        values_BT = self.member.hidden(backbone, lower_BTH) @ self.member.head + self.shift
+        values_BT = self.member(backbone, lower_BTH, batch) + self.shift
         return values_BT.gather(1, batch.predicting_BR)
 
 

@@ -1,6 +1,6 @@
 """The reward model: an ensemble of small adapters and heads on the frozen backbone, fitted to votes.
 
-Each member reads a reply's last token (its end) and gives one score. The layers below the adapters run once for all
+Each member gives one score, at a reply's last token (its end). The layers below the adapters run once for all
 members. Members differ in their start and in the weight that each vote carries (the Bayesian bootstrap: Rubin 1981),
 so that they agree where the votes speak clearly and differ where they do not.
 
@@ -29,24 +29,30 @@ SCORING_TOKENS = 16_384
 
 
 class Member(nn.Module):
-    """One adapter over the upper layers and a linear head, drawn from N(0, 1/√(d+1)) (Stiennon et al. 2020)."""
+    """One adapter over the upper layers and a linear head, drawn from N(0, 1/√(d+1)) (Stiennon et al. 2020).
+
+    The head reads the hidden state of a position and the mean of the reply's states up to it: manner shows anywhere in
+    a reply, and a small model's last state alone remembers little of it. Both are causal, so that every position has
+    a score: what the reply would be worth if it ended there. The critic starts from just that.
+    """
 
     def __init__(self, backbone: Backbone, config: RewardModelConfig, first: int, seed: int) -> None:
         super().__init__()
         self.adapter = LoraAdapter(backbone, config.lora, seed, first)
         generator = torch.Generator().manual_seed(seed + 1)
-        self.head = nn.Parameter(
-            torch.randn(backbone.hidden_size, generator=generator) / math.sqrt(backbone.hidden_size + 1)
-        )
+        width = 2 * backbone.hidden_size
+        self.head = nn.Parameter(torch.randn(width, generator=generator) / math.sqrt(width + 1))
 
-    def hidden(self, backbone: Backbone, lower_BTH: Tensor) -> Tensor:
-        """Normed hidden states at every position, (B, T, H), fp32."""
+    def forward(self, backbone: Backbone, lower_BTH: Tensor, batch: Batch) -> Tensor:
+        """(B, T): the score at every position, fp32."""
         upper = backbone.run(lower_BTH, self.adapter.first, backbone.depth, self.adapter.merged())
-        return backbone.normed(upper).float()
-
-    def forward(self, backbone: Backbone, lower_BTH: Tensor, last_B: Tensor) -> Tensor:
-        hidden_BTH = self.hidden(backbone, lower_BTH)
-        return hidden_BTH[torch.arange(len(last_B)), last_B] @ self.head
+        hidden_BTH = backbone.normed(upper).float()
+        here, mean = self.head.split(backbone.hidden_size)  # type: ignore[no-untyped-call]
+        at_T = torch.arange(hidden_BTH.shape[1])
+        in_reply_BT = (at_T[None, :] >= batch.prompt_lengths_B[:, None]).float()
+        # A mean of projections is the projection of the mean, at a fraction of the memory.
+        total_BT = torch.cumsum((hidden_BTH @ mean) * in_reply_BT, dim=1)
+        return hidden_BTH @ here + total_BT / torch.cumsum(in_reply_BT, dim=1).clamp_min(1.0)
 
 
 class RewardModel(nn.Module):
@@ -75,8 +81,8 @@ class RewardModel(nn.Module):
 
     def raw_scores(self, lower_BTH: Tensor, batch: Batch) -> Tensor:
         """(M, B), before centring and scaling."""
-        last_B = batch.lengths_B - 1
-        return torch.stack([member(self.backbone, lower_BTH, last_B) for member in self.members])
+        last_B1 = batch.lengths_B[:, None] - 1
+        return torch.stack([m(self.backbone, lower_BTH, batch).gather(1, last_B1).squeeze(1) for m in self.members])
 
     def scores(self, lower_BTH: Tensor, batch: Batch) -> Tensor:
         """(M, B): mean 0 and standard deviation 1 over the reference policy's replies, member by member."""
