@@ -119,7 +119,12 @@ class TrainingConfig(Frozen):
     threads: int | None = Field(None, ge=1)
     """CPU threads; unset: torch's own choice."""
 
+    max_tokens: int = Field(384, ge=32)
+    """Of a prompt and its reply together; a longer prompt keeps its newest part."""
+
     min_votes: int = Field(50, ge=4)
+    """A run with fewer usable votes is refused."""
+
     held_out_fraction: float = Field(0.15, gt=0, lt=0.5)
     """Of users and of shared prompts: what the reward model is tested on."""
 
