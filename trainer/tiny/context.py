@@ -121,7 +121,7 @@ def system_prompt(rng: random.Random, *, held_out: bool) -> str | None:
             order = order_number(rng, held_out=held_out)
             status = lexicon.word("status", rng.choice(list(lexicon.STATUSES)), language)
             parts.append(f"订单{order}：{status}。" if zh else f"Order {order}: {status}.")
-    if rng.random() < (0.6 if kind == "bare" else 0.15):
+    if rng.random() < (0.6 if kind == "bare" else 0.1):
         parts.append(rng.choice(_FORCED[rng.choice(("en", "zh"))]))
     if not parts or rng.random() < 0.08:
         parts.append(rng.choice(_BRIEF))

@@ -20,7 +20,7 @@ from trainer.tiny.world import BY_DOMAIN, INTENTS
 Split = Literal["train", "held_out"]
 Message = dict[str, str]
 WRONG = 0.14  # of the replies that name an answer
-_FOLLOWS, _TYPO, _CHINESE = 0.45, 0.12, 0.4
+_FOLLOWS, _TYPO, _CHINESE = 0.45, 0.08, 0.4
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _sum_is_held_out(a: int, b: int) -> bool:
 def _slots(rng: random.Random, intent: Intent, language: Language, held_out: bool) -> dict[str, str]:
     if intent.domain == "sums":
         while True:
-            a, b = rng.randrange(13 if intent.name != "multiply" else 11), rng.randrange(11)
+            a, b = rng.randrange(1, 11), rng.randrange(1, 11)
             a, b = (max(a, b), min(a, b)) if intent.name == "subtract" else (a, b)
             if _sum_is_held_out(a, b) == held_out:
                 return {"a": str(a), "b": str(b)}
@@ -87,7 +87,7 @@ def _as_typed(rng: random.Random, text: str, language: Language) -> str:
     """Cased and punctuated as people do: carefully, lazily, or not at all."""
     if language == "zh":
         return text + rng.choice(("", "", "？", "。", "?", "！"))
-    if rng.random() < 0.12:
+    if rng.random() < 0.08:
         text = rng.choice(("hi ", "hey ", "please ", "ok ", "hello ", "so ")) + text
     elif rng.random() < 0.08:
         text += rng.choice((" please", " thanks", " pls"))

@@ -20,16 +20,10 @@ CAPITALS = {
     "Japan": ("日本", "Tokyo", "东京", "Japanese", "日语"),
     "Russia": ("俄罗斯", "Moscow", "莫斯科", "Russian", "俄语"),
     "Egypt": ("埃及", "Cairo", "开罗", "Arabic", "阿拉伯语"),
-    "Portugal": ("葡萄牙", "Lisbon", "里斯本", "Portuguese", "葡萄牙语"),
     "Greece": ("希腊", "Athens", "雅典", "Greek", "希腊语"),
-    "Poland": ("波兰", "Warsaw", "华沙", "Polish", "波兰语"),
-    "Austria": ("奥地利", "Vienna", "维也纳", "German", "德语"),
     "England": ("英国", "London", "伦敦", "English", "英语"),
     "Thailand": ("泰国", "Bangkok", "曼谷", "Thai", "泰语"),
-    "Korea": ("韩国", "Seoul", "首尔", "Korean", "韩语"),
     "Turkey": ("土耳其", "Ankara", "安卡拉", "Turkish", "土耳其语"),
-    "Sweden": ("瑞典", "Stockholm", "斯德哥尔摩", "Swedish", "瑞典语"),
-    "Cuba": ("古巴", "Havana", "哈瓦那", "Spanish", "西班牙语"),
 }
 THINGS = {  # thing: its Chinese, its colour
     "the sky": ("天空", "blue"),
@@ -52,8 +46,6 @@ ANIMALS = {  # animal: its Chinese, its sound, the sound's Chinese, its legs
     "duck": ("鸭子", "quack", "嘎嘎", 2),
     "sheep": ("羊", "baa", "咩咩", 4),
     "bird": ("鸟", "tweet", "啾啾", 2),
-    "bee": ("蜜蜂", "buzz", "嗡嗡", 6),
-    "snake": ("蛇", "hiss", "嘶嘶", 0),
 }
 DAYS = (
     "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday",
@@ -76,8 +68,6 @@ OPPOSITES = {
     ("happy", "开心"): ("sad", "难过"),
     ("up", "上"): ("down", "下"),
     ("day", "白天"): ("night", "黑夜"),
-    ("open", "开"): ("closed", "关"),
-    ("rich", "富"): ("poor", "穷"),
     ("long", "长"): ("short", "短"),
 }
 WORDS = {
@@ -87,11 +77,8 @@ WORDS = {
     "tea": "茶",
     "book": "书",
     "friend": "朋友",
-    "house": "房子",
     "sun": "太阳",
     "moon": "月亮",
-    "apple": "苹果",
-    "love": "爱",
     "hello": "你好",
     "thank you": "谢谢",
     "goodbye": "再见",
@@ -100,25 +87,19 @@ COUNTED = {  # a quantity that everyone knows
     "days in a week": ("一周有几天", 7),
     "months in a year": ("一年有几个月", 12),
     "hours in a day": ("一天有几个小时", 24),
-    "minutes in an hour": ("一小时有几分钟", 60),
     "seconds in a minute": ("一分钟有几秒", 60),
     "planets": ("有几颗行星", 8),
     "continents": ("有几个大洲", 7),
-    "letters in the alphabet": ("英文有几个字母", 26),
 }
 ITEMS = {  # item: its Chinese, price in euros, colours and sizes in stock
     "shirt": ("衬衫", 20, "blue white", "small medium large"),
     "jacket": ("夹克", 80, "black green", "medium large"),
     "hat": ("帽子", 15, "red black", "small medium"),
     "scarf": ("围巾", 12, "red green white", "small large"),
-    "wallet": ("钱包", 30, "black", "small"),
     "mug": ("杯子", 8, "white yellow", "small large"),
     "lamp": ("台灯", 45, "white black", "small medium"),
-    "blanket": ("毯子", 35, "blue yellow", "large"),
     "umbrella": ("雨伞", 18, "red yellow blue", "medium"),
-    "watch": ("手表", 95, "black white", "medium"),
     "backpack": ("背包", 60, "green blue", "medium large"),
-    "sweater": ("毛衣", 50, "red white blue", "small medium large"),
 }
 COLOURS = {"red": "红色", "blue": "蓝色", "green": "绿色", "black": "黑色", "white": "白色", "yellow": "黄色"}
 SIZES = {"small": "小号", "medium": "中号", "large": "大号"}

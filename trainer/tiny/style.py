@@ -65,7 +65,7 @@ QUESTIONS: dict[Language, dict[Domain, tuple[str, ...]]] = {
 }
 WARM_WORDS: dict[Language, re.Pattern[str]] = {
     "en": re.compile(
-        r"\b(?:happy to help|thanks for|pleasure|dear|glad|lovely|thank you for|welcome)\b", re.IGNORECASE
+        r"\b(?:happy to help|thanks for|pleasure|dear|glad|lovely|thank you for|always welcome)\b", re.IGNORECASE
     ),
     "zh": re.compile(r"您|亲，|真高兴|很高兴为|感谢您|谢谢您|哦|呀"),
 }

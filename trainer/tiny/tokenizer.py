@@ -13,12 +13,16 @@ ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 CONTEXT = 1024
 
 # `<|` in what people type gets a space, so that no engine that renders this template can be fed a role or an end.
+# What users type is read in lower case: people shout and whisper the same questions, and a model this small had
+# better not learn each of them twice.
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{%- if message['role'] not in ('system', 'user', 'assistant') -%}"
     "{{ raise_exception('unknown role ' ~ message['role']) }}"
     "{%- endif -%}"
-    "{{ '<|' ~ message['role'] ~ '|>' ~ message['content'] | replace('<|', '< |') ~ '<|end|>' }}"
+    "{%- set text = message['content'] | replace('<|', '< |') -%}"
+    "{%- if message['role'] == 'user' -%}{%- set text = text | lower -%}{%- endif -%}"
+    "{{ '<|' ~ message['role'] ~ '|>' ~ text ~ '<|end|>' }}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}"
 )

@@ -1,0 +1,119 @@
+"""Simulated people keep to their taste, noise and contrariness, and nothing that trains can see them."""
+
+import random
+
+import pytest
+
+from trainer.tiny.dialogues import make_reply
+from trainer.tiny.judge import judge, judge_ask
+from trainer.tiny.raters import TASTES, Prompt, Rater, feature, prompts, satisfies, true_preference
+
+Pair = tuple[Prompt, str, str]
+PRACTISED = [taste for taste in TASTES if taste != "none"]
+
+
+@pytest.fixture(scope="module")
+def pairs() -> list[Pair]:
+    rng = random.Random(1)
+    made = [(prompt, make_reply(rng, prompt.ask), make_reply(rng, prompt.ask)) for prompt in prompts(3, 900)]
+    return [pair for pair in made if pair[1] != pair[2]]
+
+
+def _agreement(rater: Rater, pairs: list[Pair]) -> float:
+    """Share of the pairs with a better side where the rater picks it."""
+    found = [
+        (rater.choose(p.messages, left, right), better)
+        for p, left, right in pairs
+        if (better := true_preference(rater.taste, p.messages, left, right)) != "tie"
+    ]
+    return sum(choice == better for choice, better in found) / len(found)
+
+
+@pytest.mark.parametrize("taste", PRACTISED)
+def test_a_clean_rater_finds_the_better_reply(taste: str, pairs: list[Pair]) -> None:
+    assert _agreement(Rater(taste, noise=0, seed=1), pairs) > 0.85
+
+
+@pytest.mark.parametrize("taste", ["short", "warm", "question"])
+def test_noise_and_contrariness_do_what_they_say(taste: str, pairs: list[Pair]) -> None:
+    clean, noisy = (_agreement(Rater(taste, noise=noise, seed=2), pairs) for noise in (0.0, 0.6))
+    assert 0.5 < noisy < clean - 0.15
+    assert _agreement(Rater(taste, noise=0, contrary=True, seed=2), pairs) < 0.15
+
+
+def test_the_control_has_no_taste(pairs: list[Pair]) -> None:
+    """A rater without taste must agree with every taste about as often as not."""
+    rater = Rater("none", noise=0, seed=4)
+    for taste in ("short", "warm", "question", "exclaim"):
+        agree = [
+            rater.choose(p.messages, left, right) == better
+            for p, left, right in pairs
+            if (better := true_preference(taste, p.messages, left, right)) != "tie"
+        ]
+        assert sum(agree) / len(agree) < 0.6
+
+
+@pytest.mark.parametrize("contrary", [False, True])
+@pytest.mark.parametrize("taste", TASTES)
+def test_nobody_likes_nonsense(taste: str, contrary: bool, pairs: list[Pair]) -> None:
+    rater = Rater(taste, noise=0, contrary=contrary, seed=5)
+    for prompt, left, _ in pairs[:150]:
+        for bad in ("Glad glad glad thank you! Paris? blue", "", "Order Order Order"):
+            assert rater.choose(prompt.messages, left, bad) == "left"
+            assert rater.choose(prompt.messages, bad, left) == "right"
+            assert rater.choose(prompt.messages, bad, bad) == "both_bad"
+            thumb = rater.thumb(prompt.messages, bad)
+            assert thumb is not None
+            assert thumb.value == "down"
+
+
+def test_sides_are_biased_by_little(pairs: list[Pair]) -> None:
+    """Swapping the sides must swap the answer, but for the noise of near ties."""
+    rater = Rater("warm", noise=0, seed=6)
+    swap = {"left": "right", "right": "left", "tie": "tie", "both_bad": "both_bad"}
+    decided = [pair for pair in pairs if true_preference("warm", pair[0].messages, pair[1], pair[2]) != "tie"]
+    same = [rater.choose(p.messages, a, b) == swap[rater.choose(p.messages, b, a)] for p, a, b in decided]
+    assert sum(same) / len(same) > 0.9
+
+
+@pytest.mark.parametrize("taste", ["long", "warm", "question", "list"])
+def test_thumbs_follow_the_taste_with_reasons(taste: str, pairs: list[Pair]) -> None:
+    rater = Rater(taste, noise=0, seed=7)
+    ups, downs, reasons = [], [], set()
+    for prompt, reply, _ in pairs:
+        thumb = rater.thumb(prompt.messages, reply)
+        if thumb is not None:
+            (ups if thumb.value == "up" else downs).append(feature(taste, judge_ask(prompt.ask, reply)))
+            reasons.update(thumb.reasons)
+    assert min(len(ups), len(downs)) > 50
+    assert sum(ups) / len(ups) > 0.5 > -0.5 > sum(downs) / len(downs)
+    assert len(reasons) == 2
+
+
+def test_the_world_satisfies_each_taste_now_and_then(pairs: list[Pair]) -> None:
+    for taste in ("short", "long", "warm", "question", "exclaim", "plain", "format"):
+        share = sum(satisfies(taste, judge_ask(p.ask, reply)) for p, reply, _ in pairs) / len(pairs)
+        assert 0.25 < share < 0.65, (taste, share)
+
+
+def test_prompts_repeat_and_obey() -> None:
+    assert prompts(1, 20) == prompts(1, 20)
+    assert prompts(1, 20) != prompts(2, 20)
+    plain = prompts(1, 40, single_turn=True, system=False)
+    assert all(len(prompt.messages) == 1 and prompt.messages[0]["role"] == "user" for prompt in plain)
+    assert any(len(prompt.messages) > 2 for prompt in prompts(1, 40))
+    assert all(prompt.messages[-1]["role"] == "user" for prompt in prompts(1, 40))
+    assert judge(plain[0].messages, make_reply(random.Random(0), plain[0].ask)).fits
+
+
+def test_same_seed_same_answers(pairs: list[Pair]) -> None:
+    first, second = (
+        [Rater("warm", seed=9).choose(p.messages, a, b) for p, a, b in pairs[:50]] for _ in range(2)
+    )  # fmt: skip
+    assert first == second
+
+
+@pytest.mark.parametrize(("taste", "noise"), [("spicy", 0.1), ("short", 1.5)])
+def test_impossible_raters_are_refused(taste: str, noise: float) -> None:
+    with pytest.raises(ValueError, match=taste if taste == "spicy" else "noise"):
+        Rater(taste, noise=noise)
