@@ -44,6 +44,11 @@ def stored_reply(store: Store, identifier: str) -> Reply:
         return session.exec(select(Reply).where(Reply.id == identifier)).one()
 
 
+def ended_reply(store: Store, identifier: str) -> Reply:
+    """The reply once it is no longer being written: a stop reaches the server a moment after it shows on the page."""
+    return eventually(lambda: stored_reply(store, identifier), lambda reply: reply.state != "streaming")
+
+
 def stored_comparison(store: Store, identifier: str) -> Comparison:
     with store.read() as session:
         return session.exec(select(Comparison).where(Comparison.id == identifier)).one()
