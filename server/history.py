@@ -39,10 +39,7 @@ def whole(session: Session, user_id: str, conversation_id: str) -> dict[str, Any
     return {
         **_head(conversation),
         "replies": [
-            _reply(
-                reply, votes.get(reply.id), hidden=reply.comparison_id is not None and reply.comparison_id not in chosen
-            )
-            for reply in replies
+            _reply(reply, votes.get(reply.id), hidden=reply.comparison_id not in (None, *chosen)) for reply in replies
         ],
         "comparisons": [
             {

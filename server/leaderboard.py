@@ -1,4 +1,4 @@
-"""Who beats whom, from the choices that count. No model of skill: wins, losses and ties of each pair as users gave them."""
+"""Who beats whom, from the choices that count. No model of skill: each pair's wins and ties as users gave them."""
 
 from __future__ import annotations
 
@@ -40,8 +40,6 @@ def standings(session: Session) -> list[dict[str, Any]]:
     for pair in pairs.values():
         judged = pair["first_wins"] + pair["second_wins"] + pair["ties"] + pair["both_bad"]
         pair["votes"] = judged
-        # A tie is half a win for each.
-        pair["first_win_rate"] = (
-            pair["first_wins"] + 0.5 * (judged - pair["first_wins"] - pair["second_wins"])
-        ) / judged
+        level = pair["ties"] + pair["both_bad"]  # half a win for each
+        pair["first_win_rate"] = (pair["first_wins"] + 0.5 * level) / judged
     return sorted(pairs.values(), key=lambda pair: (-pair["votes"], pair["first"], pair["second"]))

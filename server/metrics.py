@@ -1,6 +1,6 @@
 """What kudos measures about itself, in the names that dashboards and alerts use. vLLM's own stand beside them.
 
-One registry per process, shared with vLLM, so that one scrape has both. No label ever holds a user, a request or a text.
+One registry per process, shared with vLLM, so that one scrape has both. No label holds a user, a request or a text.
 """
 
 from __future__ import annotations

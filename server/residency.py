@@ -1,9 +1,9 @@
 """This replica's policies: looks at what is wanted, brings it into the engine, proves it, and says what it holds.
 
-Nobody tells a replica what to do; it looks, twice a second. A policy is routed to only when its folder has been verified
-and a probe has shown that the engine answers as the trainer's weights do. One that fails is named in `problems`, and what
-served before goes on serving. A full swap exchanges the weights under everybody: new turns wait for it at `settled`,
-and a turn that it cuts in two is told so when it leaves.
+Nobody tells a replica what to do; it looks, twice a second. A policy is routed to only when its folder has been
+verified and a probe has shown that the engine answers as the trainer's weights do. One that fails is named in
+`problems`, and what served before goes on serving. A full swap exchanges the weights under everybody: new turns wait
+for it at `settled`, and a turn that it cuts in two is told so when it leaves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -166,7 +166,7 @@ class Residency:
                 await self._reconcile()
             except Exception:  # isolates: the loop must outlive a database that is away
                 log.exception("the replica could not reconcile; it goes on with what it holds")
-            with _quiet_timeout():
+            with suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.reconcile_seconds):
                     await self._nudged.wait()
 
@@ -281,7 +281,7 @@ class Residency:
 
     async def _wait_for_turns(self) -> None:
         deadline = time.monotonic() + self._settings.swap_wait_seconds
-        while self._turns.total() and time.monotonic() < deadline:
+        while self._turns.total() and time.monotonic() < deadline:  # noqa: ASYNC110 - rare, short and bounded
             await asyncio.sleep(0.01)
 
     # ---- the engine's weights ----------------------------------------------------------------------
@@ -434,11 +434,3 @@ def _phase(name: str) -> Iterator[None]:
         yield
     finally:
         metrics.policy_swap_seconds.labels(name).observe(time.perf_counter() - started)
-
-
-@contextmanager
-def _quiet_timeout() -> Iterator[None]:
-    try:
-        yield
-    except TimeoutError:
-        pass

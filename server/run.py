@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -48,7 +48,10 @@ def check_keys(settings: Settings, store: Store) -> None:
 
 @asynccontextmanager
 async def serving(
-    settings: Settings, engine: Engine, on_fatal: Callable[[str], None] = lambda reason: None
+    settings: Settings,
+    engine: Engine,
+    on_fatal: Callable[[str], None] = lambda reason: None,
+    make_prompts: Callable[[Path], Prompts] = Prompts,
 ) -> AsyncIterator[tuple[FastAPI, Services]]:
     """The application and what it stands on; ready to answer inside the block."""
     store = open_store(settings)
@@ -58,7 +61,7 @@ async def serving(
         residency = Residency(settings, store, engine, on_fatal=on_fatal)
         # Nothing that starts a thread may come before the engine, which may be forked from this process.
         await residency.start()
-        prompts = Prompts(settings.model_folder())
+        prompts = make_prompts(settings.model_folder())
         ledger = Ledger(store)
         residency.ledger = ledger
         identities = Identities(
@@ -107,11 +110,11 @@ class DrainingServer(uvicorn.Server):
     async def _drain(self) -> None:
         services = self._services
         deadline = asyncio.get_running_loop().time() + services.settings.drain_seconds
-        while services.live and asyncio.get_running_loop().time() < deadline:
+        while services.live and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - once, at the end
             await asyncio.sleep(0.05)
         for turn in list(services.live):
             turn.interrupt()
-        while services.live:
+        while services.live:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         self.should_exit = True
 
@@ -130,7 +133,9 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-async def serve(settings: Settings, engine: Engine) -> int:
+async def serve(
+    settings: Settings, engine: Engine, make_prompts: Callable[[Path], Prompts] = Prompts
+) -> int:
     """Returns the exit status."""
     listen(settings).close()  # a port that is taken is found out before the engine starts, not after
     fatal: list[str] = []
@@ -141,7 +146,7 @@ async def serve(settings: Settings, engine: Engine) -> int:
         for server in running:
             server.should_exit = True
 
-    async with serving(settings, engine, give_up) as (app, services):
+    async with serving(settings, engine, give_up, make_prompts) as (app, services):
         # Only now: an engine forked from this process must not hold the port open after it.
         listener = listen(settings)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -163,8 +168,3 @@ async def serve(settings: Settings, engine: Engine) -> int:
     for reason in fatal:
         print(f"kudos: {reason}", file=sys.stderr, flush=True)
     return 1 if fatal else 0
-
-
-def ignore_interrupts() -> None:
-    """A terminal's Ctrl-C reaches the engine's process too; it ends when this one says so."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

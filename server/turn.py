@@ -1,8 +1,8 @@
 """One chat turn, from a request to a durable reply.
 
-open_turn: check, route, render, and hand the new reply to the ledger. Then the engine is read: `chunks` yields what it says,
-the caller sends it and calls `shown`, and at the end exactly one of `complete`, `stop` and `fail` writes what was
-shown. `begin` is written while the engine already works on the prompt; nothing is shown before it is durable.
+`begin` hands the new reply to the ledger. `chunks` yields what the engine says; the caller sends each and calls
+`shown`; at the end exactly one of `complete`, `stop`, `fail` and `cut` writes what was shown. The beginning is written
+while the engine already works on the prompt; nothing is shown before it is durable.
 """
 
 from __future__ import annotations
@@ -255,7 +255,8 @@ class Turn:
 
         for pause in (*_FINISH_RETRIES_SECONDS, None):
             try:
-                return await self._services.write(finish)
+                await self._services.write(finish)
+                return
             except StorageError:
                 if pause is None or state is ReplyState.COMPLETE:
                     raise

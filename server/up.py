@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -77,7 +77,7 @@ class Supervisor:
         assert self._server is not None
         path = self._log_path("server")
         text = f"loading {self._settings.model_name} (about half a minute; log: {path})"
-        with self._console.status(text) if self._console.is_terminal else suppress():
+        with self._console.status(text) if self._console.is_terminal else nullcontext():
             if not self._console.is_terminal:
                 self._say(text)
             while self._stopping is None and self._server.process.poll() is None:
@@ -136,7 +136,7 @@ class Supervisor:
         if path.exists():
             path.replace(path.with_suffix(".log.1"))
         log = path.open("wb")
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - our own command
             [sys.executable, "-m", "kudos", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -1,9 +1,9 @@
 """vLLM behind the server's Protocol: one AsyncLLM, its adapters, its weights.
 
-On CPU vLLM starts two processes that each import everything again (about 50 s to ready). Where one thread computes, the
-engine is forked from this process instead, imports included, which takes 7 s; `server.preload` gives both processes
-the allocator and OpenMP that vLLM would otherwise preload into its own. After a fork of a process that has threads all is
-slower and safer: an engine that died is started again vLLM's own way.
+On CPU vLLM starts two processes that each import everything again (about 50 s to ready). Where one thread computes,
+the engine is forked from this process instead, imports included, which takes 7 s; `server.preload` gives both the
+allocator and OpenMP that vLLM would otherwise preload into its own. Forking is safe only while this process has no
+threads: an engine that died is started again vLLM's own, slower way.
 """
 
 from __future__ import annotations
@@ -69,7 +69,6 @@ class VllmEngine:
             "logprobs_mode": "processed_logprobs",
             "enable_prefix_caching": True,
             "generation_config": "vllm",  # sampling is the request's and ours, not the model folder's
-            "weight_version": version,
         }
         if settings.max_model_len is not None:
             options["max_model_len"] = settings.max_model_len
@@ -80,10 +79,7 @@ class VllmEngine:
         else:
             options["gpu_memory_utilization"] = settings.gpu_memory_share
             options["tensor_parallel_size"] = settings.tensor_parallel
-        known = AsyncEngineArgs.__dataclass_fields__
-        config = AsyncEngineArgs(
-            **{key: value for key, value in options.items() if key in known}
-        ).create_engine_config()
+        config = AsyncEngineArgs(**options).create_engine_config()
         if on_cpu and settings.engine_threads == 1 and self._starts == 0:
             config.parallel_config.distributed_executor_backend = "uni"
             os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"

@@ -47,7 +47,7 @@ async def chat_completions(request: Request) -> Response:
         turn.task = asyncio.current_task()
         if body.stream:
             include_usage = bool(body.stream_options and body.stream_options.include_usage)
-            await _stream(services, turn, include_usage, scope, receive, send)
+            await _stream(services, turn, scope, receive, send, include_usage=include_usage)
         else:
             await _whole(services, turn, scope, receive, send)
 
@@ -65,7 +65,7 @@ async def open_turn(services: Services, user_id: str, body: ChatRequest) -> Turn
 
 
 async def _stream(
-    services: Services, turn: Turn, include_usage: bool, scope: AsgiScope, receive: Receive, send: Send
+    services: Services, turn: Turn, scope: AsgiScope, receive: Receive, send: Send, *, include_usage: bool
 ) -> None:
     outlet = Outlet(send, services.settings.send_timeout_seconds)
     writer = ChunkWriter(

@@ -71,7 +71,7 @@ async def compare(request: Request) -> Response:
             turn.task = asyncio.current_task()
         if body.stream:
             include_usage = bool(body.stream_options and body.stream_options.include_usage)
-            await _stream(services, duel, include_usage, scope, receive, send)
+            await _stream(services, duel, scope, receive, send, include_usage=include_usage)
         else:
             await _whole(services, duel, scope, receive, send)
 
@@ -120,7 +120,7 @@ async def open_duel(services: Services, user_id: str, body: ChatRequest) -> Duel
 
 
 async def _stream(
-    services: Services, duel: Duel, include_usage: bool, scope: AsgiScope, receive: Receive, send: Send
+    services: Services, duel: Duel, scope: AsgiScope, receive: Receive, send: Send, *, include_usage: bool
 ) -> None:
     outlet = Outlet(send, services.settings.send_timeout_seconds)
     writers = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -18,6 +19,8 @@ from server.services import Services, services_of
 from server.wire import parse, read_json
 
 router = APIRouter(prefix="/v1")
+
+TRAINING_REQUEST = "train.request"  # in the home folder; the trainer takes it away when it starts
 
 
 class _Body(BaseModel):
@@ -143,6 +146,16 @@ async def training_runs(request: Request) -> dict[str, Any]:
         return [row.model_dump() for row in rows]
 
     return {"object": "list", "data": await services.read(read)}
+
+
+@router.post("/training/runs", status_code=202)
+async def request_training_run(request: Request) -> dict[str, Any]:
+    """Asks for a run now, however few votes are new. The trainer that runs beside the server looks for the file."""
+    services = services_of(request)
+    identity = await services.identity(request, Scope.OPERATOR)
+    path = services.settings.home / TRAINING_REQUEST
+    await asyncio.to_thread(path.write_text, f"{identity.actor}\n")
+    return {"object": "training.request", "requested": True}
 
 
 @router.get("/leaderboard")

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlmodel import Session, col, select
 
 from feedback.errors import FeedbackError
-from feedback.schema import Comparison, Reply, TargetKind
+from feedback.schema import Comparison, Reply, TargetKind, now
 from feedback.votes import Ballot, VoteResult, cast_vote, withdraw_vote
 from server import metrics
 from server.identity import Scope
@@ -43,7 +43,7 @@ async def put_feedback(request: Request, reply_id: str) -> dict[str, Any]:
     identity = await services.identity(request, Scope.FEEDBACK)
     said = parse(Feedback, await read_json(request, services.settings.max_body_bytes))
     ballot = Ballot(**said.model_dump())
-    result = await _cast(services, request, identity.user_id, TargetKind.REPLY, reply_id, ballot)
+    result = await _cast(services, identity.user_id, TargetKind.REPLY, reply_id, ballot, key=_key(request))
     return {"object": "vote", "reply_id": reply_id, **_answer(result)}
 
 
@@ -61,7 +61,7 @@ async def put_choice(request: Request, comparison_id: str) -> dict[str, Any]:
     identity = await services.identity(request, Scope.FEEDBACK)
     said = parse(ChoiceBody, await read_json(request, services.settings.max_body_bytes))
     ballot = Ballot(**said.model_dump())
-    result = await _cast(services, request, identity.user_id, TargetKind.COMPARISON, comparison_id, ballot)
+    result = await _cast(services, identity.user_id, TargetKind.COMPARISON, comparison_id, ballot, key=_key(request))
     revealed = await services.read(lambda session: reveal(session, comparison_id))
     return {"object": "choice", "comparison_id": comparison_id, "revealed": revealed, **_answer(result)}
 
@@ -85,9 +85,8 @@ def reveal(session: Session, comparison_id: str) -> dict[str, str]:
 
 
 async def _cast(
-    services: Services, request: Request, user_id: str, kind: TargetKind, target_id: str, ballot: Ballot
+    services: Services, user_id: str, kind: TargetKind, target_id: str, ballot: Ballot, *, key: str | None
 ) -> VoteResult:
-    key = request.headers.get("idempotency-key")
 
     def cast(session: Session) -> tuple[VoteResult, str, float | None]:
         result = cast_vote(
@@ -117,8 +116,6 @@ async def _withdraw(services: Services, user_id: str, kind: TargetKind, target_i
 
 def _about(session: Session, kind: TargetKind, target_id: str) -> tuple[str, float | None]:
     """The track that the vote counts for, and how long after the reply's end it came, in seconds."""
-    from feedback.schema import now
-
     reply_id: Any = target_id
     if kind is TargetKind.COMPARISON:
         reply_id = select(Comparison.right_reply_id).where(Comparison.id == target_id).scalar_subquery()
@@ -128,6 +125,10 @@ def _about(session: Session, kind: TargetKind, target_id: str) -> tuple[str, flo
     arm, finished_at = found
     track = arm if kind is TargetKind.REPLY else "comparison"
     return track, None if finished_at is None else (now() - finished_at).total_seconds()
+
+
+def _key(request: Request) -> str | None:
+    return request.headers.get("idempotency-key")
 
 
 def _answer(result: VoteResult) -> dict[str, Any]:

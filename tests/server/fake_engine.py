@@ -1,0 +1,80 @@
+"""An engine that does as it is told, for faults that a real one cannot be made to show at the right moment.
+
+Its replies are counted words of a fixed length in tokens, so that half a reply is known when one is seen. Probes are
+answered from the manifest of the folder that was loaded, exactly, unless `lies` says otherwise.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from server.engine import Chunk, Sampling
+from server.errors import EngineDead
+
+REPLY_TOKENS = 12
+
+
+class FakeEngine:
+    def __init__(self, *, token_seconds: float = 0.002) -> None:
+        self.token_seconds = token_seconds
+        self.alive = False
+        self.lies = False
+        self.base = ""
+        self.folders: dict[str, Path] = {}
+        self.running = 0
+        self.starts = 0
+
+    @property
+    def healthy(self) -> bool:
+        return self.alive and not (os.environ.get("FAKE_ENGINE_DEAD") and Path(os.environ["FAKE_ENGINE_DEAD"]).exists())
+
+    @property
+    def max_model_len(self) -> int:
+        return 512
+
+    async def start(self, version: str, folder: Path) -> None:
+        self.starts += 1
+        self.base, self.folders, self.alive = version, {version: folder}, True
+        if dead := os.environ.get("FAKE_ENGINE_DEAD"):
+            Path(dead).unlink(missing_ok=True)  # noqa: ASYNC240
+
+    async def generate(
+        self, request_id: str, prompt_token_ids: Sequence[int], sampling: Sampling, version: str
+    ) -> AsyncIterator[Chunk]:
+        self.running += 1
+        try:
+            count = min(REPLY_TOKENS, sampling.max_tokens)
+            for at in range(count):
+                await asyncio.sleep(self.token_seconds)
+                if not self.healthy:
+                    raise EngineDead("the engine died")
+                last = at == count - 1
+                yield Chunk(f"word{at} ", [100 + at], [-0.5], "stop" if last else None)
+        finally:
+            self.running -= 1
+
+    async def score(self, prompt_token_ids: Sequence[int], token_ids: Sequence[int], version: str) -> list[float]:
+        manifest = self.folders.get(version, Path("/nowhere")) / "manifest.json"
+        if manifest.is_file():
+            for case in json.loads(manifest.read_bytes())["probe"]["cases"]:
+                if case["prompt_token_ids"] == list(prompt_token_ids) and case["token_ids"] == list(token_ids):
+                    key = "reference_logprobs" if self.lies else "logprobs"
+                    return [float(value) for value in case[key]]
+        return [-1.0] * len(token_ids)
+
+    async def load_adapter(self, version: str, folder: Path) -> None:
+        self.folders[version] = folder
+
+    async def drop_adapter(self, version: str) -> None:
+        self.folders.pop(version, None)
+
+    async def swap_full(self, version: str, folder: Path) -> None:
+        self.base, self.folders = version, {version: folder}
+
+    async def reset_prefix_cache(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        self.alive = False
