@@ -137,7 +137,7 @@ function submit(text = prompt.value) {
 }
 
 function toBottom() {
-  scroller.scrollTop = scroller.scrollHeight;
+  scroller.scrollTop = thread.turns.length ? scroller.scrollHeight : 0;
 }
 
 function drawSuggestions() {

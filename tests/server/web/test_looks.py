@@ -35,6 +35,10 @@ def test_phone(new_page: NewPage, shot, locale: str) -> None:
     expect(page.locator("#policy-name")).not_to_have_text("…")
     for always in ("#policy-name", "#votes-total", "#trainer-text"):
         expect(page.locator(always)).to_be_in_viewport()
+    expect(page.locator("h1")).to_be_in_viewport(ratio=1)
+    composer = page.locator("#composer").bounding_box()
+    assert composer
+    assert composer["height"] < 130, "an empty composer takes the room of the conversation"
     shot(page, f"phone-empty-{locale}")
     say(page, "How are you today?" if locale == "en-US" else "你今天好吗？")
     answer = answered(page)
