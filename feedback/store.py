@@ -189,7 +189,7 @@ def _enter_wal(connection: Any) -> None:
 
 def _postgres_engine(url: URL) -> Engine:
     # pool_pre_ping: after the server was restarted, the first request would otherwise fail for each old connection.
-    return create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=24, connect_args={"connect_timeout": 5})
+    return create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=24, connect_args={"connect_timeout": 10})
 
 
 def connect(settings: Settings) -> Store:

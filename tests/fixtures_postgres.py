@@ -79,7 +79,7 @@ class PostgresServer:
                     str(self._binaries / "postgres"), "-D", self._data, "-p", str(port), "-h", "127.0.0.1",
                     "-k", str(self.folder),
                     # The tests kill clients, never the machine: what they check does not need PostgreSQL's own fsync.
-                    "-c", "fsync=off", "-c", "shared_buffers=32MB", "-c", "max_connections=60",
+                    "-c", "fsync=off", "-c", "autovacuum=off", "-c", "shared_buffers=32MB", "-c", "max_connections=60",
                 ],
                 cwd=self.folder,
                 env={"LC_ALL": "C", "HOME": str(self.folder)},
@@ -118,10 +118,11 @@ class PostgresServer:
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def new_database(self, template: str = "template1") -> str:
+    def new_database(self) -> str:
         name = f"kudos_{next(self._numbers)}"
         with psycopg.connect(self._dsn(self.port, "postgres"), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'.encode())
+            # template0 takes no connections; copying template1 fails while anything, say autovacuum, is looking at it.
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE template0'.encode())
         return self.url(name)
 
     def url(self, name: str) -> str:

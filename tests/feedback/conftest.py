@@ -1,12 +1,15 @@
 """Stores on both databases, and the rows that a test needs to have something to vote on."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
+import psycopg
 import pytest
 from pydantic import SecretStr
 from sqlalchemy.orm import Session
+from sqlmodel import SQLModel
 
 from feedback.ids import new_id, prompt_digest
 from feedback.ledger import Ledger, begin_comparison, begin_reply, finish_reply
@@ -18,22 +21,46 @@ from tests.fixtures_postgres import PostgresServer
 BOTH = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
 
 
+class MigratedDatabases:
+    """Lends migrated PostgreSQL databases, emptied between two borrowers.
+
+    A database is three hundred files, which cost more to make and to remove than most tests take.
+    """
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._server = server
+        self._free: list[str] = []
+
+    @contextmanager
+    def borrow(self) -> Iterator[str]:
+        if self._free:
+            url = self._free.pop()
+        else:
+            url = self._server.new_database()
+            open_store(Settings(database_url=SecretStr(url))).close()
+        yield url
+        # A session that a test left open still holds its tables: then this fails, and says so, instead of waiting.
+        names = ", ".join(f'"{name}"' for name in SQLModel.metadata.tables)
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("SET lock_timeout = '10s'")
+            connection.execute(f"TRUNCATE {names} RESTART IDENTITY".encode())
+        self._free.append(url)
+
+
 @pytest.fixture(scope="session")
-def migrated_template(postgres_server: PostgresServer) -> str:
-    """A migrated database from which others are copied: a copy takes a tenth of a migration's time."""
-    url = postgres_server.new_database()
-    open_store(Settings(database_url=SecretStr(url))).close()
-    return url.rsplit("/", 1)[1]
+def migrated_databases(postgres_server: PostgresServer) -> MigratedDatabases:
+    return MigratedDatabases(postgres_server)
 
 
 @pytest.fixture(params=BOTH)
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    """Settings of a fresh, migrated database."""
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
+    """Settings of a migrated database without a row."""
     if request.param == "sqlite":
-        return Settings(home=tmp_path / "home", database_url=None)
-    server: PostgresServer = request.getfixturevalue("postgres_server")
-    url = server.new_database(template=request.getfixturevalue("migrated_template"))
-    return Settings(home=tmp_path / "home", database_url=SecretStr(url))
+        yield Settings(home=tmp_path / "home", database_url=None)
+        return
+    databases: MigratedDatabases = request.getfixturevalue("migrated_databases")
+    with databases.borrow() as url:
+        yield Settings(home=tmp_path / "home", database_url=SecretStr(url))
 
 
 @pytest.fixture(params=BOTH)

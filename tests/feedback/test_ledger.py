@@ -265,9 +265,9 @@ def test_a_database_that_restarts_is_busy_and_then_it_recovers(own_postgres: Pos
 
 
 @pytest.mark.postgres
-def test_two_ledgers_that_deadlock_both_get_through(postgres_server: PostgresServer, migrated_template: str) -> None:
+def test_two_ledgers_that_deadlock_both_get_through(postgres_url: str) -> None:
     """Two replicas that touch the same rows in opposite order: PostgreSQL ends one of them, and it is run again."""
-    settings = Settings(database_url=SecretStr(postgres_server.new_database(migrated_template)))
+    settings = Settings(database_url=SecretStr(postgres_url))
     stores = [open_store(settings) for _ in range(2)]
     ledgers = [Ledger(store) for store in stores]
     barrier = threading.Barrier(2)

@@ -1,7 +1,8 @@
 """A state machine: whatever users do in whatever order, and whenever the process dies, the log agrees with a model."""
 
-import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ from feedback.settings import Settings
 from feedback.store import open_store
 from feedback.verdicts import effective_votes
 from feedback.votes import Ballot, cast_vote, withdraw_vote
-from tests.feedback.conftest import add_comparison, add_reply
-from tests.fixtures_postgres import PostgresServer
+from tests.feedback.conftest import MigratedDatabases, add_comparison, add_reply
 
 USERS = st.sampled_from(["ada", "bob"])
 BALLOTS = st.one_of(
@@ -32,15 +32,15 @@ KEYS = st.one_of(st.none(), st.sampled_from(["k1", "k2", "k3"]))
 class LogMachine(RuleBasedStateMachine):
     """The model: for each user and target the list of what was said, None for a withdrawal."""
 
-    make_settings: Any  # set per database, below
+    lend: Any  # gives the settings of an empty database for a while; set per database, below
 
     replies = Bundle("replies")
     comparisons = Bundle("comparisons")
 
     @initialize()
     def open(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="kudos-machine-"))
-        self.settings: Settings = type(self).make_settings(self.folder)
+        self.loan = type(self).lend()
+        self.settings: Settings = self.loan.__enter__()
         self.store = open_store(self.settings)
         self.ledger = Ledger(self.store)
         self.owner: dict[str, str] = {}
@@ -52,7 +52,7 @@ class LogMachine(RuleBasedStateMachine):
         if hasattr(self, "store"):
             self.ledger.close()
             self.store.close()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.loan.__exit__(None, None, None)
 
     def run(self, operation: Any) -> Any:
         return self.ledger.submit(operation).result(30)
@@ -175,27 +175,29 @@ class LogMachine(RuleBasedStateMachine):
             assert vote.revision == len(said)
 
 
-LIMITS = {
-    "deadline": None,
-    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
-    "derandomize": True,
-}
-
-
 def test_the_log_on_sqlite() -> None:
-    class OnSqlite(LogMachine):
-        make_settings = staticmethod(lambda folder: Settings(home=folder, database_url=None))
+    @contextmanager
+    def lend() -> Iterator[Settings]:
+        with tempfile.TemporaryDirectory(prefix="kudos-machine-") as folder:
+            yield Settings(home=Path(folder), database_url=None)
 
-    run_state_machine_as_test(OnSqlite, settings=settings(max_examples=25, stateful_step_count=30, **LIMITS))  # type: ignore[arg-type]
+    run_machine(lend, max_examples=25, stateful_step_count=30)
 
 
 @pytest.mark.postgres
-def test_the_log_on_postgres(postgres_server: PostgresServer, migrated_template: str) -> None:
-    class OnPostgres(LogMachine):
-        make_settings = staticmethod(
-            lambda folder: Settings(
-                home=folder, database_url=SecretStr(postgres_server.new_database(migrated_template))
-            )
-        )
+def test_the_log_on_postgres(migrated_databases: MigratedDatabases, tmp_path: Path) -> None:
+    @contextmanager
+    def lend() -> Iterator[Settings]:
+        with migrated_databases.borrow() as url:
+            yield Settings(home=tmp_path, database_url=SecretStr(url))
 
-    run_state_machine_as_test(OnPostgres, settings=settings(max_examples=12, stateful_step_count=25, **LIMITS))  # type: ignore[arg-type]
+    run_machine(lend, max_examples=12, stateful_step_count=25)
+
+
+def run_machine(lend: Any, **limits: int) -> None:
+    machine = type("Machine", (LogMachine,), {"lend": staticmethod(lend)})
+    slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
+    run_state_machine_as_test(
+        machine,
+        settings=settings(deadline=None, derandomize=True, suppress_health_check=slow, **limits),  # type: ignore[arg-type]
+    )
