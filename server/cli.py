@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from server.settings import Settings
 
 Scopes = Annotated[str, typer.Option(help="Comma-separated: chat, feedback, operator, metrics, on_behalf.")]
@@ -40,7 +42,8 @@ def serve() -> None:
     from server.vllm_engine import VllmEngine
 
     try:
-        raise SystemExit(asyncio.run(run(settings, VllmEngine(settings))))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            raise SystemExit(runner.run(run(settings, VllmEngine(settings))))
     except BadConfiguration as error:
         _refuse(str(error))
 
@@ -111,6 +114,14 @@ def key_revoke(key_id: Annotated[str, typer.Argument(help="As `kudos key list` n
     if key is None:
         _refuse(f"there is no key {key_id}")
     print(f"{key_id} is revoked", file=sys.stderr)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:  # not on Windows
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
 
 
 def _settings() -> Settings:

@@ -35,7 +35,11 @@ class Chunk:
 
 
 class Engine(Protocol):
-    """One set of base weights, and adapters on it. Versions are policy versions; an unknown one is the base."""
+    """One set of base weights, and adapters on it. Versions are policy versions.
+
+    A version that a full swap took away between routing and generating is answered by the weights that came: the
+    caller, who counts swaps, marks such a reply as mixed. One that was never there, or was dropped, is an EngineError.
+    """
 
     async def start(self, version: str, folder: Path) -> None:
         """Load the weights of `folder` as `version`. Called again after the engine died."""

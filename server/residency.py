@@ -287,7 +287,7 @@ class Residency:
     # ---- the engine's weights ----------------------------------------------------------------------
 
     async def _load_weights(self, policy: WantedPolicy) -> None:
-        probe = await self._verified(policy)
+        probe = self._verify(policy)  # not in a thread: the engine may be forked from this process
         folder = self._folder(policy)
         await self._engine.start(policy.version, folder)
         self._engine_started_at = time.monotonic()

@@ -133,9 +133,7 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-async def serve(
-    settings: Settings, engine: Engine, make_prompts: Callable[[Path], Prompts] = Prompts
-) -> int:
+async def serve(settings: Settings, engine: Engine, make_prompts: Callable[[Path], Prompts] = Prompts) -> int:
     """Returns the exit status."""
     listen(settings).close()  # a port that is taken is found out before the engine starts, not after
     fatal: list[str] = []

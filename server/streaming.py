@@ -56,6 +56,8 @@ class Watched(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         working = asyncio.ensure_future(self._work(scope, receive, send))
+        # A task that is cancelled before its first step never reaches its own clean-up: let it get there.
+        await asyncio.sleep(0)
         leaving = asyncio.ensure_future(_left(receive))
         try:
             await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)

@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlmodel import Session
 
-from feedback.errors import StorageError
+from feedback.errors import FeedbackError, StorageError
 from feedback.ids import new_id, prompt_digest
 from feedback.ledger import begin_reply, ensure_conversation, ensure_user, finish_reply
 from feedback.packing import pack_ids
@@ -224,16 +224,30 @@ class Turn:
         services.live.discard(self)
         metrics.streams_active.dec()
         self._measure(state)
+        if self._begun is not None:
+            await asyncio.wait({self._begun})
+            if self._begun.exception() is not None:
+                # Perhaps there is no reply to finish; perhaps the database was only slow, and it is there after all.
+                services.background(self._finish_later(ReplyState.FAILED, mixed))
+                return
         try:
-            if self._begun is not None:
-                await asyncio.wait({self._begun})
-                if self._begun.exception() is not None:
-                    return  # there is no reply to finish
             await self._finish(state, mixed)
         except StorageError:
+            services.background(self._finish_later(state, mixed))
             if state is ReplyState.COMPLETE:
-                raise  # no [DONE] without it
-            log.warning("reply %s ended as %s, but the database did not take it", self.reply_id, state)
+                raise  # no [DONE] for what is not durable yet
+
+    async def _finish_later(self, state: ReplyState, mixed: Sequence[str] | None) -> None:
+        for pause_seconds in _FINISH_RETRIES_SECONDS:
+            await asyncio.sleep(pause_seconds)
+            try:
+                await self._finish(state, mixed)
+                return
+            except StorageError:
+                continue
+            except FeedbackError:
+                return  # it never began, or has ended otherwise
+        log.warning("reply %s: the database did not take that it is %s", self.reply_id, state)
 
     async def _finish(self, state: ReplyState, mixed: Sequence[str] | None) -> None:
         finished_at, text = now(), self.text
@@ -253,14 +267,7 @@ class Turn:
                 mixed_versions=mixed,
             )
 
-        for pause in (*_FINISH_RETRIES_SECONDS, None):
-            try:
-                await self._services.write(finish)
-                return
-            except StorageError:
-                if pause is None or state is ReplyState.COMPLETE:
-                    raise
-                await asyncio.sleep(pause)
+        await self._services.write(finish)
 
     def _measure(self, state: ReplyState) -> None:
         track, tokens = self.assignment.arm, len(self.token_ids)
@@ -287,7 +294,7 @@ def check_room(services: Services, user_id: str, replies: int = 1) -> None:
     """Raises ApiError when the server drains, is not ready, or has too much to do already."""
     if services.draining:
         raise ApiError(503, "the server is about to stop", code="draining", headers={"retry-after": "5"})
-    if not services.residency.serving:
+    if not services.residency.serving or not services.engine.healthy:
         raise ApiError(503, "no policy is ready to answer yet", code="not_ready", headers={"retry-after": "2"})
     if services.streams.total() + replies > services.settings.max_streams:
         raise ApiError(503, "too many replies are being written", code="overloaded", headers={"retry-after": "1"})

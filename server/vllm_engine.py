@@ -34,7 +34,7 @@ class VllmEngine:
         _prepare_environment(settings)
         self._settings = settings
         self._llm: Any = None
-        self._base = ""
+        self._bases: set[str] = set()  # every version whose weights this engine has held
         self._adapters: dict[str, Any] = {}
         self._adapter_ids = itertools.count(1)  # never used twice: an id is one adapter's for the life of the engine
         self._score_ids = itertools.count(1)
@@ -87,7 +87,7 @@ class VllmEngine:
         with _children_die_with_us():
             self._llm = AsyncLLM.from_vllm_config(config)
         self._max_model_len = int(config.model_config.max_model_len)
-        self._base, self._adapters = version, {}
+        self._bases, self._adapters = {version}, {}
         await self._llm.update_weight_version(version)
 
     async def generate(
@@ -110,9 +110,7 @@ class VllmEngine:
         )
         try:
             async with aclosing(
-                self._llm.generate(
-                    _tokens(prompt_token_ids), params, request_id, lora_request=self._adapters.get(version)
-                )
+                self._llm.generate(_tokens(prompt_token_ids), params, request_id, lora_request=self._adapter(version))
             ) as outputs:
                 async for output in outputs:
                     completion = output.outputs[0]
@@ -148,7 +146,7 @@ class VllmEngine:
         rows: Any = None
         try:
             async for output in self._llm.generate(
-                _tokens(tokens), params, request_id, lora_request=self._adapters.get(version)
+                _tokens(tokens), params, request_id, lora_request=self._adapter(version)
             ):
                 rows = output.prompt_logprobs
         except Exception as error:
@@ -185,7 +183,8 @@ class VllmEngine:
                 # Some layers may be new and some old: nothing may be generated from such weights.
                 await self.close()
                 raise EngineDead(f"the swap to {version} failed halfway: {error}") from error
-            self._base, self._adapters = version, {}
+            self._bases |= {version, *self._adapters}
+            self._adapters = {}
             await self._llm.resume_generation()
         except EngineError:
             raise
@@ -199,6 +198,14 @@ class VllmEngine:
         llm, self._llm = self._llm, None
         if llm is not None:
             await asyncio.to_thread(llm.shutdown)
+
+    def _adapter(self, version: str) -> Any:
+        """None for base weights. A version that a swap has just taken away is answered by what took its place."""
+        if version in self._adapters:
+            return self._adapters[version]
+        if version not in self._bases:
+            raise EngineError(f"{version} is not in the engine")
+        return None
 
     def _translated(self, error: Exception) -> EngineError:
         from vllm.exceptions import VLLMClientError
