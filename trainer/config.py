@@ -60,8 +60,8 @@ class RewardConfig(Frozen):
 
 
 class PpoConfig(Frozen):
-    iterations: int = Field(24, ge=1)
-    batch_size: int = Field(128, ge=2)
+    iterations: int = Field(16, ge=1)
+    batch_size: int = Field(96, ge=2)
     minibatches: int = Field(2, ge=1)
     epochs: int = Field(2, ge=1)
     microbatch_tokens: int = Field(6144, ge=256)
@@ -70,7 +70,7 @@ class PpoConfig(Frozen):
     """Of the rollouts; the same as the server's default, so that training sees what users see."""
 
     learning_rate: float = Field(1e-3, gt=0)
-    critic_learning_rate: float = Field(1e-3, gt=0)
+    critic_learning_rate: float = Field(2e-3, gt=0)
     adam_eps: float = 1e-5
     max_grad_norm: float = Field(1.0, gt=0)
     gamma: float = Field(1.0, ge=0, le=1)
@@ -78,8 +78,8 @@ class PpoConfig(Frozen):
     clip: float = Field(0.2, gt=0)
     value_clip: float = Field(0.2, gt=0)
     value_coefficient: float = Field(0.1, ge=0)
-    kl_coefficient: float = Field(0.03, ge=0)
-    kl_target_nats: float = Field(6.0, gt=0)
+    kl_coefficient: float = Field(0.1, ge=0)
+    kl_target_nats: float = Field(3.0, gt=0)
     """Per reply, against the reference. The adaptive controller steers the coefficient towards it."""
 
     kl_horizon: float = Field(2000.0, gt=0)
