@@ -19,13 +19,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
 from feedback.settings import Settings
 from feedback.store import Store, open_store
 
 ROOT = Path(__file__).parents[3]
 START_SECONDS = 240
+PATIENCE_MS = 60_000  # a busy machine is slow, not wrong
+expect.set_options(timeout=PATIENCE_MS)
 CHROMIUM = os.environ.get("KUDOS_TEST_CHROMIUM", "/usr/bin/chromium")
 CHROMIUM_ARGS = [
     "--headless",
@@ -147,7 +149,7 @@ def new_page(browser: Browser, server: RunningServer) -> Iterator[NewPage]:
         context = browser.new_context(**({"locale": "en-US", "viewport": {"width": 1280, "height": 820}} | options))
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(PATIENCE_MS)
         page.on("pageerror", lambda error: watch.errors.append(str(error)))
         page.on(
             "console",
@@ -186,7 +188,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shot(artifacts: Path) -> Callable[[Page, str], None]:
     def take(page: Page, name: str) -> None:
         page.wait_for_timeout(350)  # let a transition end
-        page.screenshot(path=artifacts / f"{name}.png")
+        page.screenshot(path=artifacts / f"{name}.png", animations="disabled")
 
     return take
 

@@ -22,7 +22,7 @@ def say(page: Page, text: str) -> None:
 def answered(page: Page, number: int = 1) -> Locator:
     """The answer of the `number`th turn, once it can be voted on."""
     answer = page.locator(".turn").nth(number - 1).locator(".answer")
-    expect(answer.locator('[data-thumb="up"]')).to_be_visible(timeout=60_000)
+    expect(answer.locator('[data-thumb="up"]')).to_be_visible()
     return answer
 
 

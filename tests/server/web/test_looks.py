@@ -49,7 +49,7 @@ def test_phone(new_page: NewPage, shot, locale: str) -> None:
     answer.locator(".details").press("Escape")
     page.locator("#compare-toggle").tap()
     say(page, "What can you do?" if locale == "en-US" else "你会做什么？")
-    expect(page.locator(".choice").first).to_be_visible(timeout=60_000)
+    expect(page.locator(".choice").first).to_be_visible()
     page.locator('[data-choice="left"]').tap()
     expect(page.locator(".pane .policy-tag")).to_have_count(2)
     assert overflow(page) == 0
@@ -111,7 +111,7 @@ def test_every_control_has_a_name(new_page: NewPage, shot, locale: str) -> None:
     answered(page).locator('[data-thumb="down"]').click()
     page.click("#compare-toggle")
     say(page, "Hello")
-    expect(page.locator(".choice").first).to_be_visible(timeout=60_000)
+    expect(page.locator(".choice").first).to_be_visible()
     assert page.evaluate(NAMELESS) == []
 
 

@@ -31,12 +31,12 @@ def test_a_newer_policy_is_announced_gently(page: Page, shot) -> None:
 
     page.route("**/v1/status", moved_on)
     notice = page.locator(".notice-policy")
-    expect(notice).to_contain_text("A newer policy answers now: v", timeout=10_000)
+    expect(notice).to_contain_text("A newer policy answers now: v")
     expect(page.locator("#trainer-text")).to_have_text("Learning: practising")
     assert page.evaluate("document.getElementById('trainer-progress').value") == pytest.approx(0.4)
     shot(page, "newer-policy")
     page.unroute("**/v1/status")
-    expect(page.locator(".notice-policy").nth(1)).to_contain_text("An earlier policy answers again: v", timeout=10_000)
+    expect(page.locator(".notice-policy").nth(1)).to_contain_text("An earlier policy answers again: v")
     notice.first.get_by_role("button", name="Dismiss").click()
     expect(notice).to_have_count(1)
 
@@ -60,6 +60,6 @@ def test_a_hidden_page_does_not_ask(page: Page) -> None:
 def test_a_lost_server_is_shown_and_found_again(page: Page, server: RunningServer) -> None:
     expect(page.locator("#policy-name")).not_to_have_text("…")
     page.route("**/v1/status", lambda route: route.abort())
-    expect(page.locator("#policy-name")).to_have_text("Reconnecting…", timeout=10_000)
+    expect(page.locator("#policy-name")).to_have_text("Reconnecting…")
     page.unroute("**/v1/status")
-    expect(page.locator("#policy-name")).not_to_have_text("Reconnecting…", timeout=20_000)
+    expect(page.locator("#policy-name")).not_to_have_text("Reconnecting…")

@@ -112,7 +112,7 @@ def test_the_count_in_view_follows_the_votes(page: Page) -> None:
 def compare(page: Page, text: str) -> tuple[str, dict[str, str]]:
     page.click("#compare-toggle")
     say(page, text)
-    expect(page.locator(".choice").first).to_be_visible(timeout=60_000)
+    expect(page.locator(".choice").first).to_be_visible()
     identifier = page.locator(".comparison").get_attribute("data-comparison")
     assert identifier
     texts = {
