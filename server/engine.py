@@ -6,7 +6,7 @@ fault cannot be caused otherwise.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -46,7 +46,7 @@ class Engine(Protocol):
 
     def generate(
         self, request_id: str, prompt_token_ids: Sequence[int], sampling: Sampling, version: str
-    ) -> AsyncIterator[Chunk]:
+    ) -> AsyncGenerator[Chunk, None]:
         """Ends after a chunk with a finish reason. Closing the iterator, or cancelling, ends the generation.
 
         Raises:

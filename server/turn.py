@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -120,7 +120,7 @@ class Turn:
     def begun_by(self, durable: asyncio.Future[Any]) -> None:
         self._begun = durable
 
-    async def chunks(self, keepalive_seconds: float) -> AsyncIterator[Chunk | None]:
+    async def chunks(self, keepalive_seconds: float) -> AsyncGenerator[Chunk | None, None]:
         """What the engine says; None when it has said nothing for `keepalive_seconds` before its first token.
 
         Raises:
@@ -132,7 +132,7 @@ class Turn:
         generation = self._services.engine.generate(
             self.reply_id, question.prompt_token_ids, question.sampling, self.version
         )
-        async with aclosing(generation) as outputs:  # type: ignore[type-var]
+        async with aclosing(generation) as outputs:
             first = asyncio.ensure_future(anext(outputs))
             try:
                 while not first.done():

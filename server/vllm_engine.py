@@ -14,7 +14,7 @@ import itertools
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ class VllmEngine:
 
     async def generate(
         self, request_id: str, prompt_token_ids: Sequence[int], sampling: Sampling, version: str
-    ) -> AsyncIterator[Chunk]:
+    ) -> AsyncGenerator[Chunk, None]:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 

@@ -7,7 +7,7 @@ answered from the manifest of the folder that was loaded, exactly, unless `lies`
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 from server.engine import Chunk, Sampling
@@ -42,7 +42,7 @@ class FakeEngine:
 
     async def generate(
         self, request_id: str, prompt_token_ids: Sequence[int], sampling: Sampling, version: str
-    ) -> AsyncIterator[Chunk]:
+    ) -> AsyncGenerator[Chunk, None]:
         self.running += 1
         try:
             count = min(REPLY_TOKENS, sampling.max_tokens)
