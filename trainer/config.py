@@ -125,7 +125,7 @@ class TrainingConfig(Frozen):
     min_votes: int = Field(50, ge=4)
     """A run with fewer usable votes is refused."""
 
-    held_out_fraction: float = Field(0.15, gt=0, lt=0.5)
+    held_out_fraction: float = Field(0.25, gt=0, lt=0.5)
     """Of users and of shared prompts: what the reward model is tested on."""
 
     user_weight_cap: float = Field(50.0, gt=0)
