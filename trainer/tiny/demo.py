@@ -103,6 +103,7 @@ def run_demo(*, rounds: int, taste: str, seed: int, home: Path | None) -> int:
     if home.exists() and any(home.iterdir()):
         console.print(f"[red]{home} is not empty[/red]: the demo needs a fresh folder; name another with --home")
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is ended, whoever ends the demo
     story = Story(DemoConfig(taste=taste, seed=seed, rounds=rounds))
     started = time.monotonic()
     console.print(
