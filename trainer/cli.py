@@ -36,6 +36,7 @@ def train(
 
     from rich.console import Console
 
+    from deploy.errors import DeployError
     from feedback.errors import FeedbackError
     from feedback.settings import Settings
     from feedback.store import open_store
@@ -54,7 +55,7 @@ def train(
     runner = TrainingRunner(settings, store, chosen, model_folder(os.environ.get("KUDOS_MODEL", "kudos-tiny")), console)
     try:
         outcome = runner.run(resume, reward_model_only=reward_model_only)
-    except (TrainerError, FeedbackError) as error:
+    except (TrainerError, DeployError, FeedbackError) as error:
         console.print(f"[red]{type(error).__name__}[/red]: {error}")
         raise typer.Exit(1) from error
     finally:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from sqlmodel import select
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from deploy import lease as leases
@@ -29,7 +30,7 @@ from trainer.assessment import Assessment, assess
 from trainer.backbone import Backbone
 from trainer.checkpoint import RunFolder
 from trainer.config import TrainingConfig
-from trainer.errors import TooFewVotes
+from trainer.errors import TooFewVotes, TrainerError
 from trainer.evaluation import Evaluation, evaluate
 from trainer.examples import Examples, to_examples
 from trainer.held_lease import HeldLease, held_lease
@@ -206,6 +207,12 @@ class TrainingRunner:
                 held_out_fraction=config.held_out_fraction,
                 max_weight_per_user=config.user_weight_cap,
             )
+        with self.store.write() as session:
+            row = session.get(TrainingRun, run_id)
+            assert row is not None
+            # Also where they are too few: the watcher then waits for new ones, and does not try again at once.
+            row.last_vote_id, row.votes = samples.last_vote_id, samples.votes
+            session.add(row)
         if samples.votes < config.min_votes:
             raise TooFewVotes(
                 f"{samples.votes} usable votes, and a run needs {config.min_votes}: "
@@ -218,12 +225,13 @@ class TrainingRunner:
             kept_prompts=config.evaluation.prompts,
             seed=config.seed,
         )
+        if not examples.prompts:
+            raise TooFewVotes(
+                f"{samples.votes} usable votes, all on a single prompt, which is kept for the evaluation: "
+                "wait for votes on other prompts"
+            )
         with self.store.write() as session:
             record_lineage(session, run_id, None, samples)
-            row = session.get(TrainingRun, run_id)
-            assert row is not None
-            row.last_vote_id, row.votes = samples.last_vote_id, samples.votes
-            session.add(row)
         folder.save_examples(examples)
         return examples
 
@@ -328,6 +336,9 @@ class TrainingRunner:
     ) -> str:
         with self.store.read() as session:
             number = policies.next_number(session)
+            before = session.exec(select(Policy.version).where(Policy.run_id == run_id)).first()
+        if before is not None:  # this run was killed after it had registered its policy
+            return before
         published = publish_policy(
             kind=PolicyKind(self.config.publish),
             number=number,
@@ -363,12 +374,14 @@ class TrainingRunner:
             return Serving(stable, policies.folder_of(base, self.settings.policies_folder), folder)
 
     def _max_tokens(self, backbone: Backbone) -> int:
-        """Of prompt and reply together: half the context, and never more than training can hold."""
-        return min(384, int(backbone.config.max_position_embeddings) - self.config.ppo.response_tokens)
+        room = int(backbone.config.max_position_embeddings) - self.config.ppo.response_tokens
+        return min(self.config.max_tokens, room)
 
     def _open(self, run_id: str) -> None:
         with self.store.write() as session:
             row = session.get(TrainingRun, run_id) or TrainingRun(id=run_id)
+            if row.state == RunState.SUCCEEDED:
+                raise TrainerError(f"{run_id} has ended, and no longer holds what it learned from: start a new run")
             row.state, row.error, row.updated_at = RunState.RUNNING, None, now()
             row.config = self.config.model_dump(mode="json")
             session.add(row)

@@ -1,0 +1,403 @@
+"""One whole run on a real log: published, registered, told; refused, killed, resumed.
+
+The runs with the marker `engine` are `kudos train` itself, with vLLM. The others put plain torch sampling in the
+engine's place where a run must fail at a moment that cannot be chosen from outside.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from sqlmodel import col, select
+
+import trainer.run
+from deploy import lease as leases
+from deploy import policies
+from deploy.artifacts import verify
+from deploy.digests import base_shapes
+from deploy.errors import LeaseHeld
+from feedback.schema import Lease, Policy, RewardModel, RunState, TrainingRun, TrainingSample, now
+from feedback.settings import Settings
+from feedback.store import Store, open_store
+from tests.trainer.models import TorchSampler, make_model_folder, make_tokenizer
+from tests.trainer.votes import write_votes
+from trainer.config import TrainingConfig
+from trainer.errors import TooFewVotes, TrainerError
+from trainer.held_lease import LEASE
+from trainer.run import TrainingRunner
+from trainer.watch import new_votes
+
+CONFIG = TrainingConfig.model_validate(
+    {
+        "threads": 1,
+        "reward_model": {
+            "members": 2,
+            "adapted_share": 0.5,
+            "epochs": 2,
+            "batch_size": 32,
+            "learning_rate": 1e-2,
+            "lora": {"rank": 4, "alpha": 8},
+        },
+        "ppo": {
+            "iterations": 6,
+            "batch_size": 16,
+            "minibatches": 2,
+            "epochs": 1,
+            "response_tokens": 12,
+            "checkpoint_every": 1,
+            "lora": {"rank": 4, "alpha": 8},
+        },
+        "evaluation": {"prompts": 8, "replies_per_prompt": 2},
+    }
+)
+QUICK = CONFIG.model_copy(update={"ppo": CONFIG.ppo.model_copy(update={"iterations": 2})})
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model_folder(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home", database_url=None)
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    opened = open_store(settings)
+    yield opened
+    opened.close()
+
+
+class QuickSampler(TorchSampler):
+    def __init__(self, folder: Path, *, end_id: int, max_model_len: int) -> None:
+        super().__init__(end_id)
+
+
+def _runner(settings: Settings, store: Store, model: Path, config: TrainingConfig = QUICK) -> TrainingRunner:
+    return TrainingRunner(settings, store, config, model, Console(file=io.StringIO()))
+
+
+def _rows(store: Store, table: type[Any]) -> list[Any]:
+    with store.read() as session:
+        return list(session.exec(select(table)).all())
+
+
+def test_too_few_votes_are_said_so_with_the_mend_and_wake_the_watcher_only_once(
+    settings: Settings, store: Store, model: Path
+) -> None:
+    write_votes(store, make_tokenizer(), pairs=10, thumbs=10)
+    with pytest.raises(TooFewVotes, match=r"\d+ usable votes, and a run needs 50: wait for more, or lower min_votes"):
+        _runner(settings, store, model).run()
+    (row,) = _rows(store, TrainingRun)
+    assert row.state == RunState.FAILED
+    assert "usable votes, and a run needs 50" in row.error
+    # The run has seen these votes: a watcher that wakes after 20 must not start it again and again.
+    with store.read() as session:
+        assert new_votes(session, consent_default=True) == 0
+
+
+def test_votes_on_a_single_prompt_are_too_few(settings: Settings, store: Store, model: Path) -> None:
+    """One prompt cannot be both practised on and kept for the evaluation."""
+    write_votes(store, make_tokenizer(), prompts=1)
+    with pytest.raises(TooFewVotes, match="on a single prompt"):
+        _runner(settings, store, model).run()
+
+
+def test_a_second_trainer_cannot_take_the_lease_and_leaves_no_trace(
+    settings: Settings, store: Store, model: Path
+) -> None:
+    held = leases.acquire(store, LEASE, "the first", 60)
+    with pytest.raises(LeaseHeld, match="the first holds the lease 'trainer'"):
+        _runner(settings, store, model).run()
+    assert _rows(store, TrainingRun) == []
+    leases.release(store, held)
+
+
+def test_the_reward_model_alone_leaves_its_files_its_row_and_its_lineage(
+    settings: Settings, store: Store, model: Path
+) -> None:
+    write_votes(store, make_tokenizer())
+    outcome = _runner(settings, store, model).run(reward_model_only=True)
+    folder = settings.runs_folder / outcome.run_id
+    assert outcome.version is None
+    assert (folder / "reward_model" / "reward_model.safetensors").exists()
+    assert not (folder / "examples.json").exists()
+    (row,) = _rows(store, RewardModel)
+    assert row.run_id == outcome.run_id
+    assert row.metrics["accuracy"] == outcome.assessment.accuracy
+    samples = _rows(store, TrainingSample)
+    assert len(samples) > 50
+    assert {sample.run_id for sample in samples} == {outcome.run_id}
+    assert {sample.split for sample in samples} == {"train", "held_out"}
+
+
+def test_a_run_that_fails_between_registration_and_report_publishes_one_policy_when_resumed(
+    settings: Settings, store: Store, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_votes(store, make_tokenizer())
+    monkeypatch.setattr(trainer.run, "Sampler", QuickSampler)
+    write_report = trainer.run.write_report
+
+    def full_disk(*arguments: Any, **values: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(trainer.run, "write_report", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        _runner(settings, store, model).run()
+    (row,) = _rows(store, TrainingRun)
+    assert row.state == RunState.FAILED
+    assert "no space left" in (settings.runs_folder / row.id / "error.txt").read_text()
+
+    monkeypatch.setattr(trainer.run, "write_report", write_report)
+    outcome = _runner(settings, store, model).run(resume=row.id)
+    published = [policy for policy in _rows(store, Policy) if policy.run_id == row.id]
+    assert [policy.version for policy in published] == [outcome.version]
+    assert outcome.report is not None
+    assert outcome.report.exists()
+
+    # And a run that has ended is not trained again, with its reward model on votes that it never saw.
+    with pytest.raises(TrainerError, match="has ended"):
+        _runner(settings, store, model).run(resume=row.id)
+    (row,) = _rows(store, TrainingRun)
+    assert row.state == RunState.SUCCEEDED
+
+
+def test_a_trainer_that_has_lost_its_lease_publishes_nothing(
+    settings: Settings, store: Store, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_votes(store, make_tokenizer())
+    monkeypatch.setattr(trainer.run, "Sampler", QuickSampler)
+    evaluate = trainer.run.evaluate
+
+    def overtaken(**values: Any) -> Any:
+        with store.write() as session:
+            row = session.get(Lease, LEASE)
+            assert row is not None
+            row.holder, row.fence = "another", row.fence + 1
+            session.add(row)
+        return evaluate(**values)
+
+    monkeypatch.setattr(trainer.run, "evaluate", overtaken)
+    with pytest.raises(Exception, match="went to another"):
+        _runner(settings, store, model).run()
+    assert [policy.kind for policy in _rows(store, Policy)] == ["base"]
+    (row,) = _rows(store, TrainingRun)
+    assert row.state == RunState.FAILED
+
+
+# With vLLM, through the command.
+
+
+class Page(HTMLParser):
+    """Checks that tags are closed, and collects what is fetched from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+        self.seen: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+        self.fetched += [value for name, value in attrs if name in ("src", "href") and value and value[0] != "#"]
+        if tag not in ("meta", "link", "br", "img", "input", "hr"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def _train(home: Path, model: Path, *arguments: str, **how: Any) -> subprocess.Popen[str]:
+    environment = {**os.environ, "KUDOS_HOME": str(home), "KUDOS_MODEL": str(model), "OMP_NUM_THREADS": "1"}
+    environment.pop("KUDOS_DATABASE_URL", None)
+    return subprocess.Popen(
+        [sys.executable, "-m", "kudos", "train", *arguments],
+        env=environment | {"VLLM_CPU_KVCACHE_SPACE": "1", "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **how,
+    )
+
+
+def _ended(process: subprocess.Popen[str], seconds: float = 1200) -> tuple[int, str, str]:
+    try:
+        out, err = process.communicate(timeout=seconds)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home folder with votes, and the training config beside it, from which each test takes a copy."""
+    folder = tmp_path_factory.mktemp("log")
+    opened = open_store(Settings(home=folder / "home", database_url=None))
+    write_votes(opened, make_tokenizer())
+    opened.close()
+    (folder / "config.json").write_text(CONFIG.model_dump_json())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(log: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
+    """A run that nobody disturbed: its home, its JSON line and its progress."""
+    home = tmp_path_factory.mktemp("whole") / "home"
+    shutil.copytree(log / "home", home)
+    status, out, err = _ended(_train(home, model, "--config", str(log / "config.json"), "--json"))
+    assert status == 0, err[-4000:]
+    return home, json.loads(out.splitlines()[-1]), err
+
+
+Whole = tuple[Path, dict[str, Any], str]
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(1300)
+def test_a_candidate_is_published_and_registered_with_its_lineage(whole: Whole, model: Path) -> None:
+    home, outcome, _ = whole
+    settings = Settings(home=home, database_url=None)
+    store = open_store(settings)
+    with store.read() as session:
+        lineage = policies.lineage(session, outcome["version"])
+        folder = policies.folder_of(lineage.policy, settings.policies_folder)
+        assert lineage.policy.state == ("accepted" if outcome["accepted"] else "refused")
+        assert lineage.policy.refusals == outcome["refusals"]
+        assert [policy.kind for policy in lineage.ancestors] == ["base"]
+        assert lineage.run is not None
+        assert lineage.run.id == outcome["run_id"]
+        assert (lineage.run.state, lineage.run.stage, lineage.run.progress) == ("succeeded", "done", 1.0)
+        assert lineage.run.votes > 50
+        assert lineage.reward_model is not None
+        assert len(lineage.vote_ids) == lineage.run.votes
+        assert lineage.voters > 1
+        assert lineage.policy.report["prompts"] == 8
+        assert lineage.policy.digest
+        verify(folder, base_shapes(model), digest=lineage.policy.digest)
+    store.close()
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(1300)
+def test_its_report_is_one_file_that_parses_and_fetches_nothing(whole: Whole) -> None:
+    _, outcome, _ = whole
+    text = Path(outcome["report"]).read_text(encoding="utf-8")
+    page = Page()
+    page.feed(text)
+    page.close()
+    assert page.open == []
+    assert page.fetched == []
+    assert {"svg", "table", "h1"} <= page.seen
+    assert outcome["version"] in text
+    assert "The gate " in text
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(1300)
+def test_it_leaves_no_words_of_people_and_tells_its_progress(whole: Whole) -> None:
+    home, outcome, err = whole
+    folder = home / "runs" / outcome["run_id"]
+    left = {path.name for path in folder.iterdir()}
+    assert {"config.json", "assessment.json", "reward_model", "report.html", "tensorboard"} <= left
+    assert not left & {"examples.json", "checkpoint.pt"}
+    assert TrainingConfig.model_validate_json((folder / "config.json").read_text()) == CONFIG
+    assert list((folder / "tensorboard").glob("events.*"))
+    assert "ppo: 6/6 reward" in err
+    assert "held-out accuracy" in err
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(3600)
+def test_a_run_that_is_killed_in_the_middle_of_ppo_resumes_to_the_very_same_policy(
+    whole: Whole, log: Path, model: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(log / "home", home)
+    process = _train(home, model, "--config", str(log / "config.json"))
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("ppo: 3/6"):
+            process.send_signal(signal.SIGKILL)
+            break
+    assert _ended(process)[0] == -signal.SIGKILL
+    store = open_store(Settings(home=home, database_url=None))
+    (row,) = _rows(store, TrainingRun)
+    assert row.state == RunState.RUNNING, "nobody was left to write that it died"
+    folder = home / "runs" / row.id
+    assert (folder / "checkpoint.pt").exists()
+    assert (folder / "examples.json").exists()
+
+    # The dead trainer's lease still holds: a second one is refused, in one line.
+    status, _, err = _ended(_train(home, model, "--resume", row.id))
+    assert status == 1
+    assert "LeaseHeld" in err
+    assert "Traceback" not in err
+    with store.write() as session:  # as if it had run out
+        lease = session.get(Lease, LEASE)
+        assert lease is not None
+        lease.expires_at = now() - timedelta(seconds=1)
+        session.add(lease)
+
+    status, out, err = _ended(_train(home, model, "--resume", row.id, "--json"))
+    assert status == 0, err[-4000:]
+    assert "ppo: 1/6" not in err, "it goes on from its checkpoint"
+    assert "ppo: 6/6" in err
+    outcome = json.loads(out.splitlines()[-1])
+    assert outcome["run_id"] == row.id
+    with store.read() as session:
+        resumed = session.get(TrainingRun, row.id)
+        assert resumed is not None
+        assert resumed.state == RunState.SUCCEEDED
+        found = session.exec(select(Policy).where(col(Policy.run_id) == row.id)).all()
+        assert len(found) == 1
+    store.close()
+    assert not (folder / "examples.json").exists()
+
+    unbroken = whole[0] / "policies" / whole[1]["version"] / "adapter_model.safetensors"
+    here = home / "policies" / outcome["version"] / "adapter_model.safetensors"
+    assert here.read_bytes() == unbroken.read_bytes()
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(1300)
+def test_a_run_that_is_told_to_stop_is_interrupted_and_gives_its_lease_back(
+    log: Path, model: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(log / "home", home)
+    process = _train(home, model, "--config", str(log / "config.json"))
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("samples"):
+            process.send_signal(signal.SIGTERM)
+            break
+    started = time.monotonic()
+    assert _ended(process)[0] == 143
+    assert time.monotonic() - started < 240
+    store = open_store(Settings(home=home, database_url=None))
+    (row,) = _rows(store, TrainingRun)
+    (lease,) = _rows(store, Lease)
+    store.close()
+    assert row.state == RunState.INTERRUPTED
+    assert lease.expires_at <= now()
