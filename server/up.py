@@ -141,7 +141,9 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # a terminal's Ctrl-C is ours to pass on, once and in order
+            # A terminal's Ctrl-C is ours to pass on, once and in order. Not a session of its own: Linux weighs niceness
+            # within a session only, and the trainer's would count for nothing against the server's.
+            process_group=0,
             preexec_fn=prepare,  # noqa: PLW1509 - this process has no threads
         )
         return Child(name, process, log, time.monotonic())
