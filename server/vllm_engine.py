@@ -25,6 +25,7 @@ from server.settings import Settings
 
 log = logging.getLogger("kudos.engine")
 
+ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 _PR_SET_PDEATHSIG = 1
 
@@ -65,6 +66,9 @@ class VllmEngine:
             "max_loras": settings.max_loras,
             # Never evicted behind our back: the engine would read the folder again, unverified, in mid-batch.
             "max_cpu_loras": 2 * settings.max_loras,
+            # Not lm_head, which adapters here never touch: vLLM 0.32 on CPU then mixes up the rows of a probe's prompt
+            # logprobs with those of the requests beside it, and the engine dies.
+            "lora_target_modules": list(ADAPTED),
             "max_lora_rank": next(rank for rank in _LORA_RANKS if rank >= settings.max_lora_rank),
             "logprobs_mode": "processed_logprobs",
             "enable_prefix_caching": True,
