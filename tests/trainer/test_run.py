@@ -64,7 +64,7 @@ CONFIG = TrainingConfig.model_validate(
         "evaluation": {"prompts": 8, "replies_per_prompt": 2},
     }
 )
-QUICK = CONFIG.model_copy(update={"ppo": CONFIG.ppo.model_copy(update={"iterations": 2})})
+QUICK = CONFIG.model_copy(update={"ppo": CONFIG.ppo.model_copy(update={"iterations": 1, "response_tokens": 5})})
 
 
 @pytest.fixture(scope="module")
