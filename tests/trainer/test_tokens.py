@@ -35,9 +35,10 @@ def test_each_special_token_is_one_id_and_the_end_is_not_the_padding(tokenizer: 
 
 
 def test_prompt_is_roles_texts_ends_and_an_opening(tokenizer: Any) -> None:
+    """kudos-tiny reads its users in lower case, but nobody else."""
     ids = tokens.render_prompt(tokenizer, [{"role": "system", "content": "A"}, {"role": "user", "content": "B"}])
     end, system, user, assistant = 1, 2, 3, 4
-    [a], [b] = tokenizer.encode("A"), tokenizer.encode("B")
+    [a], [b] = tokenizer.encode("A"), tokenizer.encode("b")
     assert ids == [system, a, end, user, b, end, assistant]
 
 
