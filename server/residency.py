@@ -85,7 +85,7 @@ class Residency:
         self._fingerprints: dict[str, list[float]] = {}
         self._shapes: dict[str, BaseShapes] = {}
         self._turns: Counter[str] = Counter()
-        self._epoch = 0  # counts exchanges of the base weights
+        self._timeline: list[str] = []  # the weights, exchange by exchange
         self._open = asyncio.Event()
         self._open.set()
         self._nudged = asyncio.Event()
@@ -107,17 +107,18 @@ class Residency:
 
     def enter(self, version: str) -> int:
         self._turns[version] += 1
-        return self._epoch
+        return len(self._timeline)
 
     def leave(self, version: str, epoch: int) -> list[str] | None:
         """The versions that had a part in the turn, when it was more than one."""
         self._turns[version] -= 1
         if self._turns[version] <= 0:
             del self._turns[version]
-        if epoch == self._epoch:
+        versions = list(dict.fromkeys([version, *self._timeline[epoch:]]))
+        if len(versions) == 1:
             return None
         metrics.mixed_replies_total.inc()
-        return [version, self.weights]
+        return versions
 
     @property
     def ready(self) -> bool:
@@ -259,7 +260,7 @@ class Residency:
 
     async def _exchange(self, version: str, folder: Path, probe: Probe | None, policy: WantedPolicy | None) -> None:
         with _phase("load"):
-            self._epoch += 1
+            self._timeline.append(version)
             self.held = frozenset()
             await self._engine.swap_full(version, folder)
             self.weights = version
@@ -291,7 +292,7 @@ class Residency:
         folder = self._folder(policy)
         await self._engine.start(policy.version, folder)
         self._engine_started_at = time.monotonic()
-        self._epoch += 1
+        self._timeline.append(policy.version)
         self.weights, self._folders[policy.version] = policy.version, folder
         await self._prove(policy, probe)
         await self._check_fingerprint(policy.version)
@@ -316,7 +317,7 @@ class Residency:
             try:
                 await self._engine.start(version, self._folders[version])
                 self._engine_started_at = time.monotonic()
-                self._epoch += 1
+                self._timeline.append(version)
                 self.weights = version
                 await self._check_fingerprint(version)
                 break

@@ -176,9 +176,9 @@ async def _asked(request: Request, kind: type[Any]) -> Any:
 async def _change(request: Request, change: Callable[[Session, str], Rollout]) -> dict[str, Any]:
     services = services_of(request)
     identity = await services.identity(request, Scope.OPERATOR)
-    await services.write(lambda session: change(session, identity.actor) and None)
+    changed = await services.write(lambda session: _rollout(change(session, identity.actor)))
     services.residency.nudge()
-    return await _current(services)
+    return changed
 
 
 async def _current(services: Services) -> dict[str, Any]:
@@ -187,8 +187,7 @@ async def _current(services: Services) -> dict[str, Any]:
         if row is None:
             raise ApiError(404, "there is no rollout: the base serves everyone", code="no_rollout")
         return {
-            "object": "rollout",
-            **row.model_dump(exclude={"salt"}),  # who knows the salt can choose an arm
+            **_rollout(row),
             "events": [
                 event.model_dump(exclude={"rollout_id"}) for event, of in rollout.events(session) if of.id == row.id
             ],
@@ -196,6 +195,10 @@ async def _current(services: Services) -> dict[str, Any]:
         }
 
     return await services.read(read)
+
+
+def _rollout(row: Rollout) -> dict[str, Any]:
+    return {"object": "rollout", **row.model_dump(exclude={"salt"})}  # who knows the salt can choose an arm
 
 
 def _policy(row: Policy) -> dict[str, Any]:

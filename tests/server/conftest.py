@@ -3,10 +3,12 @@
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -156,15 +158,17 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @dataclass
 class Zygote:
     process: subprocess.Popen[str]
-    children: list[int] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def fork(self, **environment: str) -> int:
+    def fork(self, **environment: str) -> tuple[int, int]:
+        """The new process's id, and a descriptor that means this process even when its id is used again."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(environment) + "\n")
-        self.process.stdin.flush()
-        self.children.append(int(self.process.stdout.readline()))
-        return self.children[-1]
+        with self.lock:
+            self.process.stdin.write(json.dumps(environment) + "\n")
+            self.process.stdin.flush()
+            process_id = int(self.process.stdout.readline())
+            return process_id, os.pidfd_open(process_id)
 
 
 @pytest.fixture(scope="session")
@@ -199,7 +203,7 @@ class ForkedServer:
             "LOG": str(home / "test-server.log"),
             **environment,
         }
-        self.process_id = 0
+        self.process_id, self._handle = 0, -1
         self.store = open_store(FeedbackSettings(home=home))
 
     @property
@@ -207,19 +211,23 @@ class ForkedServer:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self, *, wait: bool = True) -> Running:
-        self.process_id = self.zygote.fork(**self.environment)
+        self.process_id, self._handle = self.zygote.fork(**self.environment)
         running = Running(self.url, self.home, self.store, self.process_id)
         if wait:
             wait_for(running.ready, START_SECONDS / 4, "the forked server to be ready")
         return running
 
     def kill(self) -> None:
+        if self._handle < 0:
+            return
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self.process_id, signal.SIGKILL)
-        wait_for(lambda: not alive(self.process_id), 10, "the killed server to be gone")
+            signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+        select.select([self._handle], [], [], 30.0)  # readable when the process has ended
+        os.close(self._handle)
+        self._handle = -1
 
     def terminate(self) -> None:
-        os.kill(self.process_id, signal.SIGTERM)
+        signal.pidfd_send_signal(self._handle, signal.SIGTERM)
 
     def log(self) -> str:
         return Path(self.environment["LOG"]).read_text()

@@ -132,14 +132,16 @@ def test_killed_two_hundred_times(forked: Callable[..., ForkedServer]) -> None:
     ]
     for voter in voters:
         voter.start()
+    killed = [0] * SERVERS
     killers = [
-        threading.Thread(target=kill_often, args=(server, KILLS // SERVERS, number))
+        threading.Thread(target=kill_often, args=(server, KILLS // SERVERS, number, killed))
         for number, server in enumerate(servers)
     ]
     for killer in killers:
         killer.start()
     for killer in killers:
         killer.join()
+    assert sum(killed) == KILLS
     stop.set()
     for voter in voters:
         voter.join(30)
@@ -158,11 +160,12 @@ def test_killed_two_hundred_times(forked: Callable[..., ForkedServer]) -> None:
     assert not refused, refused
 
 
-def kill_often(server: ForkedServer, kills: int, seed: int) -> None:
-    draw = random.Random(seed)
+def kill_often(server: ForkedServer, kills: int, number: int, killed: list[int]) -> None:
+    draw = random.Random(number)
     for _ in range(kills):
         time.sleep(draw.random() * UPTIME_SECONDS)
         server.kill()
+        killed[number] += 1
         server.start()
 
 

@@ -86,7 +86,7 @@ def test_a_scope_opens_its_routes_and_no_others(real: Running, scope: Scope) -> 
 
 def test_no_key_a_wrong_key_and_a_revoked_key(real: Running) -> None:
     key_id, secret = make_key(real, "chat")
-    strangers = [{"authorization": value} for value in ("Bearer sk-kudos-guess", "Bearer ", "Basic abc", secret)]
+    strangers = [{"authorization": value} for value in ("Bearer sk-kudos-guess", "Bearer", "Basic abc", secret)]
     for headers in strangers:
         answer = httpx.get(f"{real.url}/v1/models", headers=headers)
         assert answer.status_code == 401, headers

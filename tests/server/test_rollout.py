@@ -156,7 +156,7 @@ def test_a_matchup_decides_who_is_compared(replica: Running) -> None:
 
 @pytest.mark.parametrize(
     ("change", "error"),
-    [("truncate", "Truncated"), ("flip", "WrongDigest"), ("pickle", "UnlistedFile"), ("missing", "MissingFile")],
+    [("truncate", "Truncated"), ("flip", "WrongDigest"), ("pickle", "Pickle"), ("missing", "MissingFile")],
 )
 def test_a_damaged_folder_is_refused_while_the_server_goes_on(replica: Running, change: str, error: str) -> None:
     published = publish(replica, seed=13)
@@ -239,12 +239,12 @@ def test_full_checkpoints_swap_under_sixteen_streams(replica: Running) -> None:
     with replica.store.read() as session:
         mixed = [row for row in session.exec(select(Reply)) if row.mixed_versions is not None]
     assert mixed, "streams were running, so some were cut in two"
-    assert all(len(set(row.mixed_versions or [])) == 2 for row in mixed)
+    assert all(len(set(row.mixed_versions or [])) >= 2 for row in mixed)
     assert replica.metric("kudos_mixed_policy_replies_total") == len(mixed)
 
 
 def test_no_policy_reads_the_prefix_cache_of_another(replica: Running) -> None:
-    question = "What are your opening hours, and where can I find you? " * 6
+    question = "What are your opening hours, and where can I find you? " * 20
     adapter, full = publish(replica, seed=18), publish(replica, PolicyKind.FULL, seed=19)
 
     def cached(client: httpx.Client) -> int:
