@@ -83,7 +83,8 @@ class Critic(nn.Module):
     def values(self, backbone: Backbone, lower_BTH: Tensor, batch: Batch) -> Tensor:
         """(B, R): V_t, read where token t is predicted from."""
         values_BT = self.member(backbone, lower_BTH, batch) + self.shift
-        return values_BT.gather(1, batch.predicting_BR)
+        values_BR: Tensor = values_BT.gather(1, batch.predicting_BR)
+        return values_BR
 
 
 def reply_logprobs(backbone: Backbone, hidden_BTH: Tensor, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
@@ -200,7 +201,7 @@ class Ppo:
         updates: list[tuple[float, float, float, float]] = []
         for _ in range(config.epochs):
             order = torch.randperm(config.batch_size, generator=self.generator)
-            for index in order.split(config.batch_size // config.minibatches):
+            for index in torch.split(order, config.batch_size // config.minibatches):
                 updates.append(self._update(experience, advantages_BR, returns_BR, importance_BR, index))
             if updates[-1][1] > config.stop_approx_kl:
                 break

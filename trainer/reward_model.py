@@ -52,7 +52,8 @@ class Member(nn.Module):
         in_reply_BT = (at_T[None, :] >= batch.prompt_lengths_B[:, None]).float()
         # A mean of projections is the projection of the mean, at a fraction of the memory.
         total_BT = torch.cumsum((hidden_BTH @ mean) * in_reply_BT, dim=1)
-        return hidden_BTH @ here + total_BT / torch.cumsum(in_reply_BT, dim=1).clamp_min(1.0)
+        scores_BT: Tensor = hidden_BTH @ here + total_BT / torch.cumsum(in_reply_BT, dim=1).clamp_min(1.0)
+        return scores_BT
 
 
 class RewardModel(nn.Module):
@@ -175,7 +176,7 @@ def bucketed(lengths_E: Tensor, size: int, generator: torch.Generator, pool: int
     for start in range(0, len(order), size * pool):
         window = order[start : start + size * pool]
         window = window[torch.argsort(lengths_E[window], stable=True)]
-        batches.extend(window.split(size))
+        batches.extend(torch.split(window, size))
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
