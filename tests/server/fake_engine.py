@@ -44,11 +44,12 @@ class FakeEngine:
         self, request_id: str, prompt_token_ids: Sequence[int], sampling: Sampling, version: str
     ) -> AsyncGenerator[Chunk, None]:
         self.running += 1
+        life = self.starts
         try:
             count = min(REPLY_TOKENS, sampling.max_tokens)
             for at in range(count):
                 await asyncio.sleep(self.token_seconds)
-                if not self.healthy:
+                if not self.healthy or life != self.starts:
                     raise EngineDead("the engine died")
                 last = at == count - 1
                 yield Chunk(f"word{at} ", [100 + at], [-0.5], "stop" if last else None)
