@@ -176,8 +176,14 @@ def test_a_damaged_folder_is_refused_while_the_server_goes_on(replica: Running, 
         )
         assert problem.startswith(error)
         assert published.version not in holds(client)["holds"]
-        current = client.get("/v1/rollouts/current").json()
-        assert any(published.version in replica["problems"] for replica in current["replicas"])
+        # Refused in the process first, told in its row a moment later.
+        wait_for(
+            lambda: any(
+                published.version in row["problems"] for row in client.get("/v1/rollouts/current").json()["replicas"]
+            ),
+            SECONDS,
+            "the replica's row to name the problem",
+        )
         assert ask(client, max_tokens=2)["system_fingerprint"].startswith("v0-")
         assert replica.ready()
     assert traffic.failures == []
