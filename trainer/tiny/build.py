@@ -16,7 +16,7 @@ from trainer.tiny.tokenizer import CONTEXT, VOCABULARY, save_tokenizer, train_to
 from trainer.tokens import encode_dialogue, load_tokenizer
 
 MODEL_FOLDER = Path(__file__).parent / "model"
-DEFAULT_DIALOGUES = 56_000
+DEFAULT_DIALOGUES = 150_000
 _TOKENIZER_DIALOGUES = 20_000
 
 

@@ -54,6 +54,9 @@ def build(
         def on_step(step: Step) -> None:
             numbers = f"loss {step.loss:.3f}  rate {step.learning_rate:.1e}  {step.tokens_per_second:,.0f} tokens/s"
             progress.update(task, total=step.total, completed=step.index, numbers=numbers)
+            if not console.is_terminal and step.index % -(-step.total // 20) == 0:
+                left = step.seconds_left / 60
+                console.print(f"{step.index}/{step.total}  {numbers}  {left:.0f} minutes left", highlight=False)
 
         built = build_model(
             out,

@@ -98,8 +98,11 @@ _BRIEF = ("Be brief.", "Keep it short.", "请简短回答。")
 
 
 def order_number(rng: random.Random, *, held_out: bool) -> str:
-    """Numbers whose last two digits are below 10 are never trained on."""
-    return f"{rng.randrange(10, 100)}{rng.randrange(10) if held_out else rng.randrange(10, 100):02d}"
+    """Four digits. One number in eleven is held out; every digit is trained on at every place."""
+    while True:
+        number = rng.randrange(1000, 10_000)
+        if (number % 11 == 7) == held_out:
+            return str(number)
 
 
 def system_prompt(rng: random.Random, *, held_out: bool) -> str | None:

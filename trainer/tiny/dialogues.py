@@ -5,6 +5,7 @@ training dialogues never hold.
 """
 
 import random
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -40,11 +41,12 @@ class Dialogue:
 
 
 def _made_up_name(rng: random.Random, held_out: bool) -> str:
-    """Syllables, so that a model must copy a name rather than know it; those with a `w` are held out."""
-    onset = "w" if held_out else rng.choice("bdfgklmnprstvz")
-    return (
-        onset + rng.choice("aeiou") + rng.choice("bdklmnrst") + rng.choice(("a", "o", "i", "en", "is"))
-    ).capitalize()
+    """Syllables, so that a model must copy a name rather than know it; one name in seven is held out."""
+    while True:
+        name = rng.choice("bdfgklmnprstvwz") + rng.choice("aeiou") + rng.choice("bdklmnrst")
+        name += rng.choice(("a", "o", "i", "en", "is"))
+        if (zlib.crc32(name.encode()) % 7 == 3) == held_out:
+            return name.capitalize()
 
 
 def _value(rng: random.Random, slot: str, language: Language, held_out: bool) -> str:

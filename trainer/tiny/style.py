@@ -33,8 +33,9 @@ class Draw:
 
 
 # Shares in the training text. A model sampled at temperature 0.7 shows the choices that are spread over many
-# wordings less often than it was taught them, so these shares are higher than the ones that people will see.
-LONG, WARM, EXCLAIM, QUESTION, RESTATED, LIST = 0.52, 0.55, 0.48, 0.6, 0.25, 0.22
+# wordings less often than it was taught them. None is near one half among people: a manner that half of the replies
+# already have can win three comparisons in four at best.
+LONG, WARM, EXCLAIM, QUESTION, RESTATED, LIST = 0.48, 0.42, 0.38, 0.46, 0.22, 0.22
 
 WARM_OPENINGS: dict[Language, tuple[str, ...]] = {
     "en": ("Happy to help", "Thanks for asking", "With pleasure, dear friend", "I am glad you asked"),

@@ -14,11 +14,12 @@ from trainer.tiny.evaluate import evaluate, sample_replies
 from trainer.tokens import load_tokenizer
 
 
+@pytest.mark.slow
 def test_the_committed_model_clears_its_bar() -> None:
-    """Fewer dialogues than `kudos tiny eval` takes, so a little slack below 95 % and 90 %."""
+    """Fewer dialogues than `kudos tiny eval` takes; the bars are its own."""
     report = evaluate(MODEL_FOLDER, seed=11, dialogues=150, varied_prompts=8)
-    assert report.well_formed >= 0.93, report.failures
-    assert report.fits >= 0.86, report.failures
+    assert report.well_formed >= 0.95, report.failures
+    assert report.fits >= 0.90, report.failures
     assert report.good_phrasings_mean >= 6
     assert report.finished >= 0.98
     assert min(report.fits_by_language.values()) > 0.8
@@ -44,6 +45,7 @@ def _build(folder: Path, seed: int) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_build_repeats_itself_to_the_bit(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     try:
@@ -81,6 +83,7 @@ def test_build_refuses_a_full_folder_and_eval_an_empty_one(tmp_path: Path) -> No
     assert "holds no model" in result.output
 
 
+@pytest.mark.slow
 def test_eval_prints_one_line_of_json_and_fails_below_the_bar(tmp_path: Path) -> None:
     """A model that saw 120 dialogues speaks no sense; the command must say so and exit with 1."""
     _build(tmp_path / "poor", 5)
