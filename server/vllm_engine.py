@@ -16,6 +16,8 @@ import os
 import signal
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +237,18 @@ def _prepare_environment(settings: Settings) -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.kv_cache_gib))
     os.environ.setdefault("OMP_NUM_THREADS", str(settings.engine_threads))
+    if not settings.compile_model and _made_for_cpu():
+        # vLLM compiles a few small functions of its sampler even when told to be eager, anew for each kind of batch:
+        # every stream stands still for seconds, and a C++ compiler must be there.
+        os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+
+
+def _made_for_cpu() -> bool:
+    """Whether the installed vLLM is the build for CPUs; nothing heavy is imported to know it."""
+    try:
+        return bool(installed_version("vllm-cpu"))
+    except PackageNotFoundError:
+        return False
 
 
 class _children_die_with_us:

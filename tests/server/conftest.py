@@ -107,6 +107,9 @@ class RealServer:
             "KUDOS_PORT": str(self.port),
             "KUDOS_KV_CACHE_GIB": "1",
             "KUDOS_ENGINE_THREADS": "1",
+            # Nothing may be compiled while people chat: it would stop every stream for seconds.
+            "CXX": "/no/such/compiler",
+            "TORCHINDUCTOR_CACHE_DIR": str(home / "compiled"),
             **environment,
         }
         self.log = home / "test-server.log"

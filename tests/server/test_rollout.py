@@ -108,7 +108,7 @@ def crowd(replica: Running, streams: int) -> Iterator[Traffic]:
 
 def test_an_adapter_is_rolled_out_under_traffic(replica: Running) -> None:
     published = publish(replica, seed=11)
-    with replica.client() as client, crowd(replica, 8) as traffic:
+    with replica.client() as client, crowd(replica, 32) as traffic:  # the probe is scored beside all of them
         start(client, published.version, 0.5)
         wait_for(lambda: published.version in holds(client)["holds"], SECONDS, "the candidate to be held")
         wait_for(lambda: published.version in traffic.versions, SECONDS, "somebody to meet the candidate")
