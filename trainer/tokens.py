@@ -8,15 +8,11 @@ kudos-tiny's does.
 Not here: the tokens of replies that were sampled. Those are kept as the engine gave them and never made anew.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 Message = Mapping[str, str]
-TOKENIZER_FILE = "tokenizer.json"
-TEMPLATE_FILE = "chat_template.jinja"
 
 
 class TemplateError(ValueError):
@@ -83,25 +79,3 @@ def encode_dialogue(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[i
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     """The text of sampled ids, without special tokens."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-
-def template_digest(tokenizer: Any) -> str:
-    """SHA-256 of the chat template: a reply's prompt can only be rendered again under the same one."""
-    return hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
-
-
-def tokenizer_digest(folder: str | Path) -> str:
-    """SHA-256 over tokenizer.json and the chat template of a model folder. Reads files only: no torch needed.
-
-    The template is `chat_template.jinja`, or the entry of tokenizer_config.json where a model keeps it there.
-    """
-    folder = Path(folder)
-    digest = hashlib.sha256((folder / TOKENIZER_FILE).read_bytes())
-    digest.update(b"\0")  # so that a byte cannot move from one file to the other unseen
-    template = folder / TEMPLATE_FILE
-    if template.exists():
-        digest.update(template.read_bytes())
-    else:
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        digest.update(json.dumps(config.get("chat_template"), sort_keys=True).encode())
-    return digest.hexdigest()

@@ -1,8 +1,5 @@
 """Special tokens that people type stay text, and a dialogue's mask covers the assistant's tokens alone."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -84,26 +81,3 @@ def test_a_template_that_rewrites_history_is_refused(folder: Path) -> None:
     turns = [{"role": role, "content": str(i)} for i, role in enumerate(["user", "assistant"] * 2)]
     with pytest.raises(tokens.TemplateError, match="changes earlier turns"):
         tokens.encode_dialogue(tokenizer, turns)
-
-
-def test_tokenizer_digest_changes_with_either_file_and_needs_no_torch(folder: Path, tmp_path: Path) -> None:
-    first = tokens.tokenizer_digest(folder)
-    for name in (tokens.TOKENIZER_FILE, tokens.TEMPLATE_FILE):
-        (tmp_path / tokens.TOKENIZER_FILE).write_bytes((folder / tokens.TOKENIZER_FILE).read_bytes())
-        (tmp_path / tokens.TEMPLATE_FILE).write_bytes((folder / tokens.TEMPLATE_FILE).read_bytes())
-        assert tokens.tokenizer_digest(tmp_path) == first
-        (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + b" ")
-        assert tokens.tokenizer_digest(tmp_path) != first
-    script = (
-        "import json, sys; from trainer.tokens import tokenizer_digest; "
-        f"print(json.dumps([tokenizer_digest({str(folder)!r}), 'torch' in sys.modules]))"
-    )
-    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert json.loads(out.stdout) == [first, False]
-
-
-def test_template_digest_is_of_the_template(folder: Path) -> None:
-    tokenizer = tokens.load_tokenizer(folder)
-    before = tokens.template_digest(tokenizer)
-    tokenizer.chat_template += " "
-    assert tokens.template_digest(tokenizer) != before
