@@ -19,9 +19,11 @@ def register(app: typer.Typer) -> None:
     app.command()(train)
     app.command()(trainer)
     app.command()(demo)
+    from trainer.bench import app as bench
     from trainer.tiny.cli import app as tiny
 
     app.add_typer(tiny, name="tiny")
+    app.add_typer(bench, name="bench")
 
 
 def train(

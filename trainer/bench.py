@@ -1,0 +1,78 @@
+"""`kudos bench`: figures that take too long for a test. Each prints a Markdown table and keeps its raw lines."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(name="bench", help="Figures that take too long for a test.", no_args_is_help=True)
+
+
+@app.command()
+def demo(
+    tastes: Annotated[str, typer.Option(help="Hidden tastes, with commas between them.")] = "list,warm,exclaim",
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas between them.")] = "0,1,2",
+    rounds: Annotated[int, typer.Option(min=1, max=10, help="Rounds of each demo.")] = 2,
+    out: Annotated[Path, typer.Option(help="One JSON line a demo; those already in it are not run again.")] = Path(
+        "bench/demo.jsonl"
+    ),
+) -> None:
+    """Run the demo for every taste and seed, one after another. Exits 1 where one fails or stays below .75."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    for taste in tastes.split(","):
+        for seed in map(int, seeds.split(",")):
+            if any((row["taste"], row["seed"], row["rounds"]) == (taste, seed, rounds) for row in done):
+                continue
+            command = [
+                sys.executable,
+                "-m",
+                "kudos",
+                "demo",
+                "--taste",
+                taste,
+                "--seed",
+                str(seed),
+                "--rounds",
+                str(rounds),
+            ]
+            ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603 - our own
+            lines = ended.stdout.strip().splitlines()
+            if not lines:
+                typer.echo(
+                    f"the demo of {taste}, seed {seed}, ended with status {ended.returncode} and no result", err=True
+                )
+                raise typer.Exit(1)
+            row = json.loads(lines[-1])
+            done.append(row)
+            with out.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+    typer.echo(table(done))
+    if any(row["win_rate_after"][0] < 0.75 or row["streams_failed"] for row in done):
+        raise typer.Exit(1)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown, one row a demo."""
+
+    def interval(values: list[float]) -> str:
+        return "{:.3f} [{:.3f}, {:.3f}]".format(*values)
+
+    columns = (
+        "taste", "seed", "votes", "win rate before", "after each round", "KL, nats", "streams failed",
+        "longest gap, s", "minutes",
+    )  # fmt: skip
+    head = (f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|")
+    body = [
+        f"| {row['taste']} | {row['seed']} | {row['votes']} | {interval(row['win_rate_before'])} "
+        f"| {', then '.join(interval(each) for each in row['win_rate_by_round'])} | {row['kl_nats']:.2f} "
+        f"| {row['streams_failed']} of {row['streams_finished']} | {row['longest_gap_seconds']:.2f} "
+        f"| {row['seconds'] / 60:.1f} |"
+        for row in rows
+    ]
+    return "\n".join((*head, *body))
