@@ -3,8 +3,8 @@
 
 KUDOS := .venv/bin/kudos
 PYTHON := .venv/bin/python
-# Slow tests: real engines, browsers and database servers.
-QUICK := not engine and not browser and not postgres
+# Left to `make test`: real engines, browsers and database servers, and whatever takes long.
+QUICK := not engine and not browser and not postgres and not slow
 TEST_ARGS ?=
 
 .PHONY: help run demo test check fmt clean constraints reference install install-dev
@@ -26,7 +26,7 @@ check: install-dev ## Style, types, arrows and quick tests; under two minutes
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	.venv/bin/lint-imports
-	$(PYTHON) -m pytest -q -m "$(QUICK)" $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n 2 --dist worksteal -m "$(QUICK)" $(TEST_ARGS)
 
 fmt: install-dev ## Format, and fix what can be fixed by itself
 	$(PYTHON) -m ruff format .

@@ -32,6 +32,7 @@ def kudos(environment: dict[str, str], *arguments: str, code: int = 0) -> subpro
     return done
 
 
+@pytest.mark.slow
 def test_from_an_empty_database_to_an_export(environment: dict[str, str], tmp_path: Path) -> None:
     missing = json.loads(kudos(environment, "db", "check", "--json", code=1).stdout)
     assert missing["ok"] is False

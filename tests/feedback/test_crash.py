@@ -83,6 +83,7 @@ def drain(receive: Connection, into: list[Any]) -> None:
         pass  # the child died, perhaps in the middle of a message: that one was never acknowledged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("database", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def test_what_was_acknowledged_survives_every_kill(
     database: str, tmp_path: Path, request: pytest.FixtureRequest

@@ -119,6 +119,7 @@ class Voter(threading.Thread):
             self.told.refused.append(f"vote {answer.status_code} {answer.text}")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_two_hundred_times(forked: Callable[..., ForkedServer]) -> None:
     servers = [forked() for _ in range(SERVERS)]

@@ -61,6 +61,7 @@ def test_an_engine_that_keeps_dying_ends_the_server(forked: Make, tmp_path: Path
     assert "died 3 times in a row" in server.log()
 
 
+@pytest.mark.slow
 def test_sigterm_lets_streams_end_and_takes_no_new_ones(forked: Make) -> None:
     server = forked(FAKE_TOKEN_SECONDS="0.8")
     running = server.start()
@@ -104,6 +105,7 @@ def busy_database(running: Running) -> Any:
         yield
 
 
+@pytest.mark.slow
 def test_a_busy_database_is_503_and_never_a_false_200(forked: Make) -> None:
     running = forked(KUDOS_WRITE_TIMEOUT_SECONDS="4").start()
     with running.client(timeout=30.0) as client:
