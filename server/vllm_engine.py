@@ -240,7 +240,7 @@ def _prepare_environment(settings: Settings) -> None:
     if not settings.compile_model and _made_for_cpu():
         # vLLM compiles a few small functions of its sampler even when told to be eager, anew for each kind of batch:
         # every stream stands still for seconds, and a C++ compiler must be there.
-        os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 
 def _made_for_cpu() -> bool:

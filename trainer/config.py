@@ -60,11 +60,12 @@ class RewardConfig(Frozen):
 
 
 class PpoConfig(Frozen):
-    iterations: int = Field(16, ge=1)
+    iterations: int = Field(12, ge=1)
     batch_size: int = Field(96, ge=2)
     minibatches: int = Field(2, ge=1)
     epochs: int = Field(2, ge=1)
-    microbatch_tokens: int = Field(6144, ge=256)
+    microbatch_tokens: int = Field(2048, ge=256)
+    """Padded tokens of one pass. Episodes of like length share one, so on CPU small ones waste the least."""
     response_tokens: int = Field(64, ge=1)
     temperature: float = Field(0.7, gt=0)
     """Of the rollouts; the same as the server's default, so that training sees what users see."""

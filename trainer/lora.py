@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -50,6 +52,16 @@ class LoraAdapter(nn.Module):
             frozen = backbone.weight(name)
             result[name] = (frozen.float() + self.scale * (self.b[key] @ a)).to(frozen.dtype)
         return result
+
+    @contextmanager
+    def merged_once(self) -> Iterator[dict[str, Tensor]]:
+        """Merged weights to go backwards through any number of times: the way on to A and B is taken once, at the
+        end."""
+        merged = self.merged()
+        leaves = {name: weight.detach().requires_grad_() for name, weight in merged.items()}
+        yield leaves
+        used = [name for name, leaf in leaves.items() if leaf.grad is not None]
+        torch.autograd.backward([merged[name] for name in used], [leaves[name].grad for name in used])
 
     def save_peft(self, folder: Path, base_name: str) -> None:
         """Write `adapter_model.safetensors` and `adapter_config.json` (bf16, as it will be served)."""

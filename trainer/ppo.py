@@ -80,9 +80,11 @@ class Critic(nn.Module):
             self.member.head.mul_(reward_model.gain_M[0])
         self.shift = nn.Parameter(reward_model.shift_M[0].clone())
 
-    def values(self, backbone: Backbone, lower_BTH: Tensor, batch: Batch) -> Tensor:
+    def values(
+        self, backbone: Backbone, lower_BTH: Tensor, batch: Batch, merged: dict[str, Tensor] | None = None
+    ) -> Tensor:
         """(B, R): V_t, read where token t is predicted from."""
-        values_BT = self.member(backbone, lower_BTH, batch) + self.shift
+        values_BT = self.member(backbone, lower_BTH, batch, merged) + self.shift
         values_BR: Tensor = values_BT.gather(1, batch.predicting_BR)
         return values_BR
 
@@ -249,21 +251,31 @@ class Ppo:
         batch = Batch.of([r.prompt for r in rollouts], [r.reply for r in rollouts], pad_id=0)
         mask_BR = batch.reply_mask_BR
         backbone, first = self.backbone, self.reward_model.first
-        embedded_BTH = backbone.embed(batch.input_ids_BT)
-        lower_BTH = backbone.run(embedded_BTH, 0, first)
-        reference_BTH = backbone.run(lower_BTH, first, backbone.depth)
-        policy_BTH = backbone.run(embedded_BTH, 0, backbone.depth, self.policy.merged())
-        reference_BR, _ = reply_logprobs(backbone, reference_BTH, batch, self.config.temperature)
-        logprobs_BR, entropy_BR = reply_logprobs(backbone, policy_BTH, batch, self.config.temperature)
+        lower_BTH = torch.zeros(*batch.input_ids_BT.shape, backbone.hidden_size, dtype=backbone.dtype)
+        reference_BR, logprobs_BR, entropy_BR, values_BR = (torch.zeros(mask_BR.shape) for _ in range(4))
+        scores_MB = torch.zeros(len(self.reward_model.members), len(batch))
+        weights = self.policy.merged()
+        for rows in batch.by_length(self.config.microbatch_tokens):
+            piece = batch.select(rows)
+            tokens, steps = piece.input_ids_BT.shape[1], piece.reply_mask_BR.shape[1]
+            embedded = backbone.embed(piece.input_ids_BT)
+            lower = backbone.run(embedded, 0, first)
+            lower_BTH[rows, :tokens] = lower
+            reference = backbone.run(lower, first, backbone.depth)
+            reference_BR[rows, :steps], _ = reply_logprobs(backbone, reference, piece, self.config.temperature)
+            policy = backbone.run(embedded, 0, backbone.depth, weights)
+            logprobs_BR[rows, :steps], entropy_BR[rows, :steps] = reply_logprobs(
+                backbone, policy, piece, self.config.temperature
+            )
+            scores_MB[:, rows] = self.reward_model.scores(lower, piece)
+            values_BR[rows, :steps] = self.critic.values(backbone, lower, piece)
         sampler_BR = torch.zeros_like(logprobs_BR)
         for row, rollout in enumerate(rollouts):
             sampler_BR[row, : len(rollout.logprobs)] = torch.tensor(rollout.logprobs)
-        scores_MB = self.reward_model.scores(lower_BTH, batch)
         replies = [r.reply for r in rollouts]
         reward = compose(
             scores_MB, replies, [self.decode(r) for r in replies], [r.ended for r in rollouts], self.reward_config
         )
-        values_BR = self.critic.values(backbone, lower_BTH, batch)
         return Experience(
             batch, lower_BTH, mask_BR, logprobs_BR, reference_BR, sampler_BR, entropy_BR, values_BR, reward, scores_MB
         )
@@ -276,38 +288,39 @@ class Ppo:
         count = experience.mask_BR[index].sum()
         self.optimizer.zero_grad(set_to_none=True)
         clip_fraction = approx_kl = ratio_max = critic_loss = 0.0
-        for group in experience.batch.select(index).by_length(config.microbatch_tokens):
-            rows = index[group]
-            piece = experience.batch.select(rows)
-            steps = piece.reply_mask_BR.shape[1]
-            mask = piece.reply_mask_BR
-            hidden_BTH = self.backbone.run(
-                self.backbone.embed(piece.input_ids_BT), 0, self.backbone.depth, self.policy.merged()
-            )
-            logprobs, _ = reply_logprobs(self.backbone, hidden_BTH, piece, config.temperature)
-            policy = policy_loss(
-                logprobs,
-                experience.logprobs_BR[rows, :steps],
-                advantages_BR[rows, :steps],
-                mask,
-                clip=config.clip,
-                importance_BR=importance_BR[rows, :steps],
-                count=count,
-            )
-            lower_BTH = experience.lower_BTH[rows, : piece.input_ids_BT.shape[1]]
-            critic = value_loss(
-                self.critic.values(self.backbone, lower_BTH, piece),
-                experience.values_BR[rows, :steps],
-                returns_BR[rows, :steps],
-                mask,
-                clip=config.value_clip,
-                count=count,
-            )
-            (policy.loss + config.value_coefficient * critic).backward()  # type: ignore[no-untyped-call]
-            clip_fraction += policy.clip_fraction.item()
-            approx_kl += policy.approx_kl.item()
-            ratio_max = max(ratio_max, policy.ratio_max.item())
-            critic_loss += critic.item()
+        with self.policy.merged_once() as policy_weights, self.critic.member.adapter.merged_once() as critic_weights:
+            for group in experience.batch.select(index).by_length(config.microbatch_tokens):
+                rows = index[group]
+                piece = experience.batch.select(rows)
+                steps = piece.reply_mask_BR.shape[1]
+                mask = piece.reply_mask_BR
+                hidden_BTH = self.backbone.run(
+                    self.backbone.embed(piece.input_ids_BT), 0, self.backbone.depth, policy_weights
+                )
+                logprobs, _ = reply_logprobs(self.backbone, hidden_BTH, piece, config.temperature)
+                policy = policy_loss(
+                    logprobs,
+                    experience.logprobs_BR[rows, :steps],
+                    advantages_BR[rows, :steps],
+                    mask,
+                    clip=config.clip,
+                    importance_BR=importance_BR[rows, :steps],
+                    count=count,
+                )
+                lower_BTH = experience.lower_BTH[rows, : piece.input_ids_BT.shape[1]]
+                critic = value_loss(
+                    self.critic.values(self.backbone, lower_BTH, piece, critic_weights),
+                    experience.values_BR[rows, :steps],
+                    returns_BR[rows, :steps],
+                    mask,
+                    clip=config.value_clip,
+                    count=count,
+                )
+                (policy.loss + config.value_coefficient * critic).backward()  # type: ignore[no-untyped-call]
+                clip_fraction += policy.clip_fraction.item()
+                approx_kl += policy.approx_kl.item()
+                ratio_max = max(ratio_max, policy.ratio_max.item())
+                critic_loss += critic.item()
         nn.utils.clip_grad_norm_(self.policy.parameters(), config.max_grad_norm)
         nn.utils.clip_grad_norm_(self.critic.parameters(), config.max_grad_norm)
         self.optimizer.step()

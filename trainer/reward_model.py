@@ -43,9 +43,12 @@ class Member(nn.Module):
         width = 2 * backbone.hidden_size
         self.head = nn.Parameter(torch.randn(width, generator=generator) / math.sqrt(width + 1))
 
-    def forward(self, backbone: Backbone, lower_BTH: Tensor, batch: Batch) -> Tensor:
-        """(B, T): the score at every position, fp32."""
-        upper = backbone.run(lower_BTH, self.adapter.first, backbone.depth, self.adapter.merged())
+    def forward(
+        self, backbone: Backbone, lower_BTH: Tensor, batch: Batch, merged: dict[str, Tensor] | None = None
+    ) -> Tensor:
+        """(B, T): the score at every position, fp32. merged: the adapter's weights, where the caller has them."""
+        weights = self.adapter.merged() if merged is None else merged
+        upper = backbone.run(lower_BTH, self.adapter.first, backbone.depth, weights)
         hidden_BTH = backbone.normed(upper).float()
         here, mean = self.head.split(backbone.hidden_size)  # type: ignore[no-untyped-call]
         at_T = torch.arange(hidden_BTH.shape[1])

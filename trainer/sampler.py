@@ -37,7 +37,7 @@ class Sampler:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         if not torch.cuda.is_available():
             # vLLM compiles parts of its sampler even when told to be eager; here that costs more than it saves.
-            os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+            os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
         from vllm import LLM
 
         self._llm: Any = LLM(

@@ -42,7 +42,7 @@ class DemoConfig:
     raters: int = 60
     noise: float = 0.1
     contrary: float = 0.1
-    votes_per_round: int = 1200
+    votes_per_round: int = 1000
     pair_share: float = 0.7
     judges: int = 40
     comparisons_each: int = 6
