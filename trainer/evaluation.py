@@ -23,7 +23,7 @@ from trainer.config import PpoConfig, RewardConfig
 from trainer.intervals import mean_interval
 from trainer.ppo import Samples, reply_logprobs
 from trainer.reward import repetition
-from trainer.reward_model import RewardModel
+from trainer.reward_model import SCORING_TOKENS, RewardModel
 from trainer.sampler import Rollout
 
 REFUSAL = re.compile(
@@ -124,7 +124,7 @@ def _total_logprob(
     """Each reply's summed logprob under these weights, in nats."""
     batch = Batch.of([r.prompt for r in rollouts], [r.reply for r in rollouts], pad_id=0)
     result = torch.empty(len(batch))
-    for index in batch.by_length(16_384):
+    for index in batch.by_length(SCORING_TOKENS):
         piece = batch.select(index)
         hidden = backbone.run(backbone.embed(piece.input_ids_BT), 0, backbone.depth, weights)
         logprobs_BR, _ = reply_logprobs(backbone, hidden, piece, temperature)

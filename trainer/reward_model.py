@@ -25,7 +25,7 @@ from trainer.examples import PairExample, ThumbExample, VoteExample
 from trainer.likelihood import VoteModel
 from trainer.lora import LoraAdapter
 
-SCORING_TOKENS = 16_384
+SCORING_TOKENS = 4096
 
 
 class Member(nn.Module):

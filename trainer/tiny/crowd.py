@@ -184,7 +184,7 @@ class Live:
     failures: list[str] = field(default_factory=list)
     mixed: int = 0  # replies whose chunks named more than one policy
     longest_gap_seconds: float = 0.0
-    versions: Counter[str] = field(default_factory=Counter)
+    versions: dict[str, int] = field(default_factory=dict)  # replies of each policy
 
 
 async def keep_streaming(crowd: Crowd, persons: list[Person], live: Live, until: asyncio.Event) -> None:
@@ -210,7 +210,8 @@ async def keep_streaming(crowd: Crowd, persons: list[Person], live: Live, until:
                 continue
             live.finished += 1
             live.mixed += len(seen) > 1
-            live.versions.update(seen)
+            for version in seen:
+                live.versions[version] = live.versions.get(version, 0) + 1
 
     await _together(one(person) for person in persons)
 

@@ -114,15 +114,19 @@ def run_demo(*, rounds: int, taste: str, seed: int, home: Path | None) -> int:
         key = (home / "operator.key").read_text().strip()
         asyncio.run(_play(story, key, console))
     story.seconds = time.monotonic() - started
-    from trainer.tiny.demo_report import write_demo_report
-
-    report = home / "demo.html"
-    write_demo_report(report, story)
-    (home / "demo.json").write_text(json.dumps(asdict(story), indent=1))
     summary = story.summary()
-    console.print(f"report: {report}")
+    console.print(f"report: {tell(story, home)}")
     print(json.dumps(summary), flush=True)
     return 0 if all(summary["accepted"]) and not summary["streams_failed"] else 1
+
+
+def tell(story: Story, home: Path) -> Path:
+    """Write demo.json, which holds everything, and the report; returns the report's path."""
+    from trainer.tiny.demo_report import write_demo_report
+
+    (home / "demo.json").write_text(json.dumps(asdict(story), indent=1))
+    write_demo_report(home / "demo.html", story)
+    return home / "demo.html"
 
 
 @contextmanager
@@ -303,7 +307,7 @@ async def _roll_out(crowd: Crowd, config: DemoConfig, version: str, bars: Progre
 
 async def _seen(live: Live, version: str, timeout_seconds: float = 30.0) -> None:
     async with asyncio.timeout(timeout_seconds):
-        while not live.versions[version]:  # noqa: ASYNC110 - a counter has no event
+        while version not in live.versions:  # noqa: ASYNC110 - a counter has no event
             await asyncio.sleep(0.1)
 
 
