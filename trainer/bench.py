@@ -63,6 +63,11 @@ def table(rows: list[dict[str, Any]]) -> str:
     def interval(values: list[float]) -> str:
         return "{:.3f} [{:.3f}, {:.3f}]".format(*values)
 
+    def rounds(row: dict[str, Any]) -> list[str]:
+        """A policy that the gate refused met nobody: what served before went on serving."""
+        by_round = zip(row["win_rate_by_round"], row["accepted"], strict=True)
+        return [interval(rate) if accepted else "refused" for rate, accepted in by_round]
+
     columns = (
         "taste", "seed", "votes", "win rate before", "after each round", "KL, nats", "streams failed",
         "longest gap, s", "minutes",
@@ -70,7 +75,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     head = (f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|")
     body = [
         f"| {row['taste']} | {row['seed']} | {row['votes']} | {interval(row['win_rate_before'])} "
-        f"| {', then '.join(interval(each) for each in row['win_rate_by_round'])} | {row['kl_nats']:.2f} "
+        f"| {', then '.join(rounds(row))} | {row['kl_nats']:.2f} "
         f"| {row['streams_failed']} of {row['streams_finished']} | {row['longest_gap_seconds']:.2f} "
         f"| {row['seconds'] / 60:.1f} |"
         for row in rows

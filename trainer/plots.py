@@ -24,6 +24,7 @@ def svg(draw: Callable[[Any], None], width: float = 5.2, height: float = 3.1) ->
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,
+        "axes.axisbelow": True,
         "grid.color": GRID,
         "font.size": 9,
         "svg.fonttype": "none",

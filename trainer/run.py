@@ -41,7 +41,7 @@ from trainer.publication import publish_policy
 from trainer.report import write_report
 from trainer.reward_model import RewardModel, fit
 from trainer.sampler import Sampler
-from trainer.tokens import decode, load_tokenizer
+from trainer.tokens import decode, load_tokenizer, readable_prompt
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class TrainingRunner:
             history=history,
             evaluation=evaluation,
             verdict=verdict,
-            prompt_text=lambda ids: str(tokenizer.decode(ids)),
+            prompt_text=lambda ids: readable_prompt(tokenizer, ids),
         )
         progress.write(
             stage="done",

@@ -79,3 +79,11 @@ def encode_dialogue(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[i
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     """The text of sampled ids, without special tokens."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def readable_prompt(tokenizer: Any, ids: Sequence[int]) -> str:
+    """A rendered prompt for people: a line for each piece between special tokens."""
+    text = str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+    for token in tokenizer.all_special_tokens:
+        text = text.replace(token, "\n")
+    return "\n".join(line for line in text.splitlines() if line.strip())

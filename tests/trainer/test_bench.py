@@ -10,6 +10,7 @@ from trainer.bench import app, table
 ROW = {
     "taste": "list", "seed": 3, "rounds": 2, "votes": 2400, "win_rate_before": [0.5, 0.45, 0.55],
     "win_rate_after": [0.8, 0.75, 0.85], "win_rate_by_round": [[0.7, 0.65, 0.75], [0.8, 0.75, 0.85]], "kl_nats": 2.5,
+    "accepted": [True, True],
     "streams_failed": 0, "streams_finished": 300, "longest_gap_seconds": 0.4, "seconds": 420.0,
 }  # fmt: skip
 
@@ -19,6 +20,8 @@ def test_the_table_has_a_row_for_each_demo() -> None:
         "| list | 3 | 2400 | 0.500 [0.450, 0.550] | 0.700 [0.650, 0.750], then 0.800 [0.750, 0.850] | 2.50 "
         "| 0 of 300 | 0.40 | 7.0 |"
     )
+    refused = table([ROW | {"accepted": [True, False]}])
+    assert "| 0.700 [0.650, 0.750], then refused |" in refused
 
 
 def test_a_demo_that_is_done_is_not_run_again_and_a_weak_one_fails(tmp_path: Path) -> None:

@@ -81,3 +81,10 @@ def test_a_template_that_rewrites_history_is_refused(folder: Path) -> None:
     turns = [{"role": role, "content": str(i)} for i, role in enumerate(["user", "assistant"] * 2)]
     with pytest.raises(tokens.TemplateError, match="changes earlier turns"):
         tokens.encode_dialogue(tokenizer, turns)
+
+
+def test_a_prompt_for_people_has_a_line_for_each_message(folder: Path) -> None:
+    tokenizer = tokens.load_tokenizer(folder)
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello."}]
+    ids = tokens.render_prompt(tokenizer, [*turns, {"role": "user", "content": "帽子"}])
+    assert tokens.readable_prompt(tokenizer, ids) == "hi\nHello.\n帽子"
