@@ -5,16 +5,16 @@ Operations for the ledger (or for any write transaction). They append and end; w
 """
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import and_, bindparam, or_, select
 from sqlalchemy.orm import Session
 from sqlmodel import SQLModel
 
 from feedback.errors import IllegalTransition, UnknownTarget
 from feedback.packing import pack_ids, pack_logprobs
-from feedback.schema import Comparison, Conversation, Reply, ReplyState, User, now
+from feedback.schema import Comparison, Conversation, Replica, Reply, ReplyState, User, now
 from feedback.statements import columns, insert_ignore, insert_many, table
 
 _ENDS = frozenset({ReplyState.COMPLETE, ReplyState.STOPPED, ReplyState.FAILED, ReplyState.INCOMPLETE})
@@ -23,6 +23,9 @@ TRANSITIONS: dict[str, frozenset[ReplyState]] = {
     **{state: frozenset() for state in _ENDS},
 }
 """From each state, the states that may follow."""
+
+SILENT_SECONDS = 600.0
+"""A server that has not been heard of for so long is taken for dead."""
 
 _TOUCH = (
     table(Conversation)
@@ -128,17 +131,28 @@ def finish_reply(
         raise IllegalTransition(f"reply {reply_id} is {found.state} already; it cannot become {state}")
 
 
-def recover_unfinished(session: Session) -> int:
-    """Replies that were streaming when a server died become incomplete: not voted on, not trained on.
+def recover_unfinished(session: Session, replica_id: str) -> int:
+    """Replies that were streaming when this server last died become incomplete: not voted on, not trained on.
 
-    Run once when a server starts, before it takes requests. It speaks for every reply in the database.
+    Run once when it starts, before it takes requests. Also takes those of servers that died and never came back: not
+    heard of for ten minutes, by a reply that began before. Other servers' streams are left alone.
     """
+    long_ago = now() - timedelta(seconds=SILENT_SECONDS)
+    heard_of = select(columns(Replica).id).where(columns(Replica).heartbeat_at > long_ago)
+    reply = columns(Reply)
     rows = session.execute(
         table(Reply)
         .update()
-        .where(columns(Reply).state == ReplyState.STREAMING.value)
+        .where(
+            reply.state == ReplyState.STREAMING.value,
+            or_(
+                reply.replica_id == replica_id,
+                reply.replica_id.is_(None),
+                and_(reply.created_at < long_ago, reply.replica_id.not_in(heard_of)),
+            ),
+        )
         .values(state=ReplyState.INCOMPLETE.value, finished_at=now())
-        .returning(columns(Reply).id)
+        .returning(reply.id)
     )
     return len(rows.all())
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, Column, DateTime, Index, LargeBinary, UniqueConstraint
+from sqlalchemy import JSON, Column, DateTime, Index, LargeBinary, UniqueConstraint, text
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
 
@@ -124,9 +124,15 @@ class Conversation(SQLModel, table=True):
     deleted_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
+_STREAMING = text("state = 'streaming'")
+
+
 class Reply(SQLModel, table=True):
     __tablename__ = "reply"
-    __table_args__ = (Index("ix_reply_user_created", "user_id", "created_at"),)
+    __table_args__ = (
+        Index("ix_reply_user_created", "user_id", "created_at"),
+        Index("ix_reply_streaming", "replica_id", sqlite_where=_STREAMING, postgresql_where=_STREAMING),
+    )
 
     id: str = Field(primary_key=True)
     conversation_id: str = Field(index=True)
@@ -155,6 +161,7 @@ class Reply(SQLModel, table=True):
     arm: str = "stable"  # stable, canary, left, right, imported
     propensity: float = 1.0  # the probability with which the arm was chosen
     source: str = "chat"  # chat, or the name of an import
+    replica_id: str | None = None  # the server that generates it
 
 
 class Comparison(SQLModel, table=True):

@@ -121,6 +121,11 @@ class Residency:
         return versions
 
     @property
+    def replica_id(self) -> str:
+        """This server among others, and the same one when it starts again."""
+        return f"{socket.gethostname()}:{self.address.rpartition(':')[2]}"
+
+    @property
     def ready(self) -> bool:
         fresh = time.monotonic() - self._looked_at < _STALE_SECONDS
         return bool(self.serving) and self._engine.healthy and fresh
@@ -392,10 +397,9 @@ class Residency:
             "problems": problems,
             "heartbeat_at": now(),
         }
-        replica_id = f"{socket.gethostname()}:{self.address.rpartition(':')[2]}"
 
         def write(session: Session) -> None:
-            replica = session.get(Replica, replica_id) or Replica(id=replica_id, address=self.address)
+            replica = session.get(Replica, self.replica_id) or Replica(id=self.replica_id, address=self.address)
             replica.started_at = self.started_at
             for name, value in row.items():
                 setattr(replica, name, value)

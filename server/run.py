@@ -71,9 +71,6 @@ async def serving(
             secure_cookies=settings.secure_cookies,
         )
         services = Services(settings, store, ledger, engine, prompts, identities, residency)
-        recovered = await services.write(recover_unfinished)
-        if recovered:
-            log.warning("%s replies were cut off when the server last ended; they are incomplete now", recovered)
         yield make_app(services), services
         await services.finish_background()
         await residency.close()
@@ -149,6 +146,10 @@ async def serve(settings: Settings, engine: Engine, make_prompts: Callable[[Path
         listener = listen(settings)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         services.residency.address = f"http://{host}:{listener.getsockname()[1]}"
+        replica_id = services.residency.replica_id
+        recovered = await services.write(lambda session: recover_unfinished(session, replica_id))
+        if recovered:
+            log.warning("%s replies were cut off when a server ended; they are incomplete now", recovered)
         config = uvicorn.Config(
             app,
             log_level="warning",

@@ -104,6 +104,7 @@ class Turn:
             policy_version=self.version,
             arm=self.assignment.arm,
             propensity=self.assignment.propensity,
+            replica_id=self._services.residency.replica_id,
         )
 
     def begin(self) -> None:

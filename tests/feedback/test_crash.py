@@ -39,7 +39,7 @@ def cast_until_killed(home: str, url: str | None, acknowledge: Connection, round
     """Each reply is begun, ended and voted on in three operations; only the vote is acknowledged."""
     store = open_store(settings_of(home, url))
     ledger = Ledger(store)
-    ledger.submit(recover_unfinished).result(30)
+    ledger.submit(lambda session: recover_unfinished(session, "here")).result(30)
     number = 0
     while True:
         keys = [f"{round_}-{number + offset}" for offset in range(_IN_FLIGHT)]
@@ -125,7 +125,7 @@ def test_what_was_acknowledged_survives_every_kill(
     store = open_store(settings)
     try:
         with store.write() as session:
-            assert recover_unfinished(session) >= 0
+            assert recover_unfinished(session, "here") >= 0
         with store.read() as session:
             rows = session.execute(sql("SELECT id, target_id, comment, idempotency_key, revision FROM vote")).all()
             states = Counter(session.execute(sql("SELECT state FROM reply")).scalars())

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from contextlib import closing
+from datetime import timedelta
 
 import psycopg
 import pytest
@@ -25,7 +26,7 @@ from feedback.ledger import (
     recover_unfinished,
 )
 from feedback.packing import unpack_ids, unpack_logprobs
-from feedback.schema import Comparison, Reply, now
+from feedback.schema import Comparison, Replica, Reply, now
 from feedback.settings import Settings
 from feedback.store import Store, WriterLock, open_store
 from feedback.verdicts import counts
@@ -379,13 +380,32 @@ def test_what_was_streaming_when_the_server_died_is_incomplete(store: Store) -> 
         half = add_reply(session, state="streaming")
         add_comparison(session, states=("streaming", "complete"))
     with store.write() as session:
-        assert recover_unfinished(session) == 2
+        assert recover_unfinished(session, "here") == 2
     with store.write() as session:
-        assert recover_unfinished(session) == 0
+        assert recover_unfinished(session, "here") == 0
         with pytest.raises(Unvotable):
             cast_vote(session, user_id="ada", target_kind="reply", target_id=half, ballot=Ballot(thumb="up"))
     with store.read() as session:
         assert counts(session).replies == {"complete": 2, "incomplete": 2}
+
+
+def test_the_streams_of_other_servers_are_left_alone(store: Store) -> None:
+    """Unless a server has not been heard of for long."""
+    long_ago = now() - timedelta(hours=1)
+    with store.write() as session:
+        session.add(Replica(id="there", address="http://there"))
+        session.add(Replica(id="gone", address="http://gone", heartbeat_at=long_ago))
+        mine, theirs, young, old, of_nobody = (
+            add_reply(session, state="streaming", replica_id=replica_id, created_at=at)
+            for replica_id, at in (
+                ("here", now()), ("there", long_ago), ("gone", now()), ("gone", long_ago), ("never heard of", long_ago)
+            )
+        )  # fmt: skip
+    with store.write() as session:
+        assert recover_unfinished(session, "here") == 3
+    with store.read() as session:
+        states = {each: session.get_one(Reply, each).state for each in (mine, theirs, young, old, of_nobody)}
+    assert [each for each, state in states.items() if state == "streaming"] == [theirs, young]
 
 
 def test_closing_waits_for_what_is_queued(settings: Settings, store: Store) -> None:

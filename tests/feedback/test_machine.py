@@ -142,7 +142,7 @@ class LogMachine(RuleBasedStateMachine):
         self.store = open_store(self.settings)
         self.ledger = Ledger(self.store)
         unfinished = [target for target, state in self.state.items() if state == "streaming"]
-        assert self.run(recover_unfinished) == len(unfinished)
+        assert self.run(lambda session: recover_unfinished(session, "here")) == len(unfinished)
         for target in unfinished:
             self.state[target] = "incomplete"
 
