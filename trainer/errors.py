@@ -13,6 +13,10 @@ class UnsupportedModel(TrainerError):
     """The backbone is not a decoder that the trainer knows how to run layer by layer."""
 
 
+class OtherAdapter(TrainerError):
+    """The serving policy's adapter was made with other settings than this run asks for."""
+
+
 class SamplerMismatch(TrainerError):
     """The sampler's logprobs differ from the trainer's: it does not run the weights that are being trained."""
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from trainer.backbone import ADAPTED, Backbone
 from trainer.config import LoraConfig
+from trainer.errors import OtherAdapter
 
 
 class LoraAdapter(nn.Module):
@@ -85,6 +86,14 @@ class LoraAdapter(nn.Module):
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
     def load_peft(self, folder: Path) -> None:
+        """Take over a published adapter. Raises OtherAdapter where it was made with another rank or alpha: its
+        matrices would not fit, or act with another strength than they were trained with."""
+        made = json.loads((folder / "adapter_config.json").read_text())
+        if (made["r"], made["lora_alpha"]) != (self.config.rank, self.config.alpha):
+            raise OtherAdapter(
+                f"{folder.name} has an adapter of rank {made['r']} and alpha {made['lora_alpha']:g}, this run asks for "
+                f"rank {self.config.rank} and alpha {self.config.alpha:g}: set ppo.lora to the adapter's, or roll back"
+            )
         tensors = load_file(folder / "adapter_model.safetensors")
         with torch.no_grad():
             for key, a in self.a.items():

@@ -98,6 +98,9 @@ class TrainingRunner:
         serving = self._serving()
         tokenizer = load_tokenizer(serving.base_folder)
         backbone = Backbone.load(serving.base_folder)
+        policy = LoraAdapter(backbone, config.ppo.lora, config.seed)
+        if serving.adapter_folder is not None:
+            policy.load_peft(serving.adapter_folder)
 
         # 2. What people said, as token ids.
         progress.stage("samples", "reading votes")
@@ -126,9 +129,6 @@ class TrainingRunner:
             end_id=tokenizer.eos_token_id,
             max_model_len=self._max_tokens(backbone) + config.ppo.response_tokens,
         )
-        policy = LoraAdapter(backbone, config.ppo.lora, config.seed)
-        if serving.adapter_folder is not None:
-            policy.load_peft(serving.adapter_folder)
         with torch.no_grad():
             serving_weights = policy.merged() if serving.adapter_folder is not None else {}
         history = self._ppo(

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from tests.trainer.models import make_backbone
 from trainer.backbone import ADAPTED, Backbone
 from trainer.config import LoraConfig
+from trainer.errors import OtherAdapter
 from trainer.lora import LoraAdapter
 
 CONFIG = LoraConfig(rank=3, alpha=12.0)
@@ -110,3 +111,30 @@ def test_rounding_to_what_is_served_is_idempotent_and_small(backbone: Backbone) 
         assert torch.equal(rounded, again)
         assert torch.equal(rounded, rounded.bfloat16().float())
         torch.testing.assert_close(rounded, exact, rtol=2**-8, atol=0)
+
+
+@pytest.mark.parametrize("other", [LoraConfig(rank=2, alpha=12.0), LoraConfig(rank=3, alpha=6.0)])
+def test_an_adapter_of_other_settings_is_refused_by_name(backbone: Backbone, tmp_path: Path, other: LoraConfig) -> None:
+    """Another alpha would load without a word, and act with another strength."""
+    _trained(backbone).save_peft(tmp_path, "base")
+    with pytest.raises(OtherAdapter, match="rank 3 and alpha 12") as caught:
+        LoraAdapter(backbone, other, seed=0).load_peft(tmp_path)
+    assert "set ppo.lora" in str(caught.value)
+
+
+def test_merged_once_has_the_gradients_of_merging_each_time(backbone: Backbone) -> None:
+    each_time, once = _trained(backbone), _trained(backbone)
+
+    def loss(weights: dict[str, torch.Tensor], token: int) -> torch.Tensor:
+        hidden = backbone.run(backbone.embed(torch.tensor([[2, token, 4]])), 0, backbone.depth, weights)
+        return hidden.float().square().mean()
+
+    for token in (3, 5):
+        loss(each_time.merged(), token).backward()  # type: ignore[no-untyped-call]
+    with once.merged_once() as weights:
+        for token in (3, 5):
+            loss(weights, token).backward()  # type: ignore[no-untyped-call]
+    for (name, expected), (_, found) in zip(each_time.named_parameters(), once.named_parameters(), strict=True):
+        assert expected.grad is not None
+        assert found.grad is not None
+        torch.testing.assert_close(found.grad, expected.grad, msg=name)
