@@ -153,6 +153,12 @@ class Residency:
                 raise
             self._problem(first.version, error)
             await self._load_weights(own)
+        if self.weights == first.version != own.version:
+            log.warning(
+                "KUDOS_MODEL names %s, but %s was rolled out on this home, and its base %s serves: "
+                "`kudos rollout rollback` goes back",
+                folder, self.wanted.stable, first.version,
+            )  # fmt: skip
         self.serving = self.weights
         await self._reconcile()
 
