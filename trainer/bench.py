@@ -57,6 +57,21 @@ def demo(
         raise typer.Exit(1)
 
 
+@app.command()
+def swap(
+    swaps: Annotated[int, typer.Option(min=1, help="How often a policy is swapped for another.")] = 10,
+    streams: Annotated[int, typer.Option(min=1, help="Open all the time.")] = 32,
+    quiet: Annotated[float, typer.Option(min=1.0, help="Seconds without a swap, to compare with.")] = 10.0,
+) -> None:
+    """Swap adapters under live streams: how long does a stream stand still? One JSON line; exits 1 where one fails."""
+    from trainer.tiny.swap_bench import measure
+
+    figures = measure(swaps=swaps, streams=streams, quiet_seconds=quiet)
+    typer.echo(json.dumps(figures))
+    if figures["failed"] or figures["replies_of_two_policies"]:
+        raise typer.Exit(1)
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown, one row a demo."""
 

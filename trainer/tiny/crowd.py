@@ -187,7 +187,13 @@ class Live:
     versions: dict[str, int] = field(default_factory=dict)  # replies of each policy
 
 
-async def keep_streaming(crowd: Crowd, persons: list[Person], live: Live, until: asyncio.Event) -> None:
+async def keep_streaming(
+    crowd: Crowd,
+    persons: list[Person],
+    live: Live,
+    until: asyncio.Event,
+    on_gap: Callable[[float, float], None] = lambda at, seconds: None,
+) -> None:
     """One stream per person, one after another, until told; `live` fills as they go."""
 
     async def one(person: Person) -> None:
@@ -204,6 +210,7 @@ async def keep_streaming(crowd: Crowd, persons: list[Person], live: Live, until:
                     if any(choice["delta"].get("content") for choice in chunk["choices"]):
                         if last is not None:
                             live.longest_gap_seconds = max(live.longest_gap_seconds, at - last)
+                            on_gap(at, at - last)
                         last = at
             except (StreamFailed, httpx.HTTPError) as error:
                 live.failures.append(str(error) or type(error).__name__)
