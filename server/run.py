@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -26,6 +27,8 @@ from server.services import Services
 from server.settings import Settings
 
 log = logging.getLogger("kudos.server")
+
+_BACKLOG = 4096
 
 
 def check_keys(settings: Settings, store: Store) -> None:
@@ -116,23 +119,33 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
-def listen(settings: Settings) -> socket.socket:
+def take_port(settings: Settings) -> socket.socket:
+    """A socket that holds the port and refuses everybody until it listens."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    taken = socket.socket(family, socket.SOCK_STREAM)
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with _port_errors(settings, taken):
+        taken.bind((settings.host, settings.port))
+    return taken
+
+
+@contextmanager
+def _port_errors(settings: Settings, taken: socket.socket) -> Iterator[None]:
     try:
-        listener.bind((settings.host, settings.port))
+        yield
     except OSError as error:
-        listener.close()
+        taken.close()
         raise BadConfiguration(
             f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): set KUDOS_PORT to a free port"
         ) from error
-    return listener
 
 
 async def serve(settings: Settings, engine: Engine, make_prompts: Callable[[Path], Prompts] = Prompts) -> int:
     """Returns the exit status."""
-    listen(settings).close()  # a port that is taken is found out before the engine starts, not after
+    # Before the engine starts, so that nobody else takes it meanwhile; an engine forked from this process must not hold
+    # it open after us.
+    listener = take_port(settings)
+    os.register_at_fork(after_in_child=listener.close)
     fatal: list[str] = []
     running: list[DrainingServer] = []
 
@@ -142,9 +155,9 @@ async def serve(settings: Settings, engine: Engine, make_prompts: Callable[[Path
             server.should_exit = True
 
     async with serving(settings, engine, give_up, make_prompts) as (app, services):
-        # Only now: an engine forked from this process must not hold the port open after it.
-        listener = listen(settings)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        with _port_errors(settings, listener):  # another server may have taken it too, and have been quicker to listen
+            listener.listen(_BACKLOG)
         services.residency.address = f"http://{host}:{listener.getsockname()[1]}"
         replica_id = services.residency.replica_id
         recovered = await services.write(lambda session: recover_unfinished(session, replica_id))
@@ -155,7 +168,7 @@ async def serve(settings: Settings, engine: Engine, make_prompts: Callable[[Path
             log_level="warning",
             access_log=False,
             lifespan="off",
-            backlog=4096,
+            backlog=_BACKLOG,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=10,
             server_header=False,

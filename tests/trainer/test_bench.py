@@ -26,7 +26,7 @@ def test_the_table_has_a_row_for_each_demo() -> None:
 
 def test_a_demo_that_is_done_is_not_run_again_and_a_weak_one_fails(tmp_path: Path) -> None:
     out = tmp_path / "demo.jsonl"
-    arguments = ["--tastes", "list", "--seeds", "3", "--out", str(out)]
+    arguments = ["demo", "--tastes", "list", "--seeds", "3", "--out", str(out)]
     out.write_text(json.dumps(ROW) + "\n")
     assert CliRunner().invoke(app, arguments).exit_code == 0
     out.write_text(json.dumps(ROW | {"win_rate_after": [0.74, 0.7, 0.8]}) + "\n")
