@@ -46,23 +46,38 @@ class LoraAdapter(nn.Module):
 
     def merged(self) -> dict[str, Tensor]:
         """W + s·B·A for every adapted weight, by its name below `layers`; differentiable in A and B."""
+        dtype = self._backbone[0].dtype
+        return {name: exact.to(dtype) for name, exact in self._exact().items()}
+
+    @contextmanager
+    def merged_once(self) -> Iterator[dict[str, Tensor]]:
+        """Merged weights to go backwards through any number of times. Their gradients add up in fp32, and the way on to
+        A and B is taken once, at the end."""
+        exact = self._exact()
+        dtype = self._backbone[0].dtype
+        total: dict[str, Tensor] = {}
+
+        def leaf(name: str, weight: Tensor) -> Tensor:
+            def collect(copy: Tensor) -> None:
+                assert copy.grad is not None
+                total[name] = total[name] + copy.grad if name in total else copy.grad.float()
+                copy.grad = None
+
+            copy = weight.detach().to(dtype).requires_grad_()
+            copy.register_post_accumulate_grad_hook(collect)  # type: ignore[no-untyped-call]
+            return copy
+
+        yield {name: leaf(name, weight) for name, weight in exact.items()}
+        torch.autograd.backward([exact[name] for name in total], list(total.values()))
+
+    def _exact(self) -> dict[str, Tensor]:
+        """The merged weights in fp32."""
         backbone = self._backbone[0]
         result: dict[str, Tensor] = {}
         for key, a in self.a.items():
             name = key.replace("/", ".") + ".weight"
-            frozen = backbone.weight(name)
-            result[name] = (frozen.float() + self.scale * (self.b[key] @ a)).to(frozen.dtype)
+            result[name] = backbone.weight(name).float() + self.scale * (self.b[key] @ a)
         return result
-
-    @contextmanager
-    def merged_once(self) -> Iterator[dict[str, Tensor]]:
-        """Merged weights to go backwards through any number of times: the way on to A and B is taken once, at the
-        end."""
-        merged = self.merged()
-        leaves = {name: weight.detach().requires_grad_() for name, weight in merged.items()}
-        yield leaves
-        used = [name for name, leaf in leaves.items() if leaf.grad is not None]
-        torch.autograd.backward([merged[name] for name in used], [leaves[name].grad for name in used])
 
     def save_peft(self, folder: Path, base_name: str) -> None:
         """Write `adapter_model.safetensors` and `adapter_config.json` (bf16, as it will be served)."""

@@ -138,3 +138,16 @@ def test_merged_once_has_the_gradients_of_merging_each_time(backbone: Backbone) 
         assert expected.grad is not None
         assert found.grad is not None
         torch.testing.assert_close(found.grad, expected.grad, msg=name)
+
+
+def test_merged_once_adds_small_gradients_up_in_fp32(backbone: Backbone) -> None:
+    """In bf16 a thousandth added to one is lost, however often."""
+    backbone.model.to(torch.bfloat16)
+    adapter = _trained(backbone)
+    with adapter.merged_once() as weights:
+        name, weight = next(iter(weights.items()))
+        for factor in (1.0, *[2**-10] * 64):
+            (weight.sum() * factor).backward()  # type: ignore[no-untyped-call]
+    key = name.removesuffix(".weight").replace(".", "/")
+    expected_RI = adapter.scale * (1 + 64 * 2**-10) * adapter.b[key].sum(0)[:, None].expand_as(adapter.a[key])
+    torch.testing.assert_close(adapter.a[key].grad, expected_RI, rtol=1e-4, atol=1e-6)
