@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 
-TokenisedDialogue = tuple[Sequence[int], Sequence[bool]]  # ids, and which of them are the assistant's
+TokenisedDialogue = tuple[Sequence[int], Sequence[int]]  # ids, and which of them are the assistant's (0 or 1)
 
 
 class SupervisedConfig(BaseModel):

@@ -5,6 +5,7 @@ sums are taken in another order when either changes. The tokenizer and the dialo
 """
 
 import json
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,9 +80,10 @@ def _as_rendered(dialogues: list[tuple[Message, ...]]) -> Iterator[str]:
 
 
 def tokenise(tokenizer: Any, dialogues: list[tuple[Message, ...]]) -> list[TokenisedDialogue]:
-    """The dialogues that fit the context, which is all of them but for the odd long text."""
+    """The dialogues that fit the context, which is all of them but for the odd long text. Packed: a list of Python's
+    numbers would take gigabytes."""
     encoded = (encode_dialogue(tokenizer, messages) for messages in dialogues)
-    return [(ids, mask) for ids, mask in encoded if len(ids) <= CONTEXT]
+    return [(array("H", ids), bytes(mask)) for ids, mask in encoded if len(ids) <= CONTEXT]
 
 
 def build(
