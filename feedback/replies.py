@@ -134,8 +134,8 @@ def finish_reply(
 def recover_unfinished(session: Session, replica_id: str) -> int:
     """Replies that were streaming when this server last died become incomplete: not voted on, not trained on.
 
-    Run once when it starts, before it takes requests. Also takes those of servers that died and never came back: not
-    heard of for ten minutes, by a reply that began before. Other servers' streams are left alone.
+    Run once when it starts, before it takes requests. Also takes those of servers that died and never came back:
+    replies begun more than ten minutes ago whose server has been silent as long. Other servers' streams are left alone.
     """
     long_ago = now() - timedelta(seconds=SILENT_SECONDS)
     heard_of = select(columns(Replica).id).where(columns(Replica).heartbeat_at > long_ago)

@@ -1,4 +1,4 @@
-"""`kudos bench`: figures that take too long for a test. Each prints a Markdown table and keeps its raw lines."""
+"""`kudos bench`: figures that take too long for a test. Their results are kept under bench/."""
 
 from __future__ import annotations
 
