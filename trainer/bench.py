@@ -58,6 +58,38 @@ def demo(
 
 
 @app.command()
+def learn(
+    *,
+    taste: Annotated[str, typer.Option(help="What the simulated people secretly like.")] = "warm",
+    noise: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of answers that are random.")] = 0.0,
+    contrary: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of people who want the opposite.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of people and of training.")] = 0,
+    votes: Annotated[int, typer.Option(min=100, help="In all rounds together.")] = 2000,
+    rounds: Annotated[int, typer.Option(min=1, max=10, help="Of votes and training.")] = 2,
+    config: Annotated[
+        Path | None, typer.Option(help="A JSON file with training settings, as for `kudos train`.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Append the line to this file too.")] = None,
+) -> None:
+    """Learn from simulated votes, without the server: the true win rate over the first policy. One JSON line."""
+    from trainer.config import TrainingConfig
+    from trainer.tiny.learn_bench import LearnConfig
+    from trainer.tiny.learn_bench import learn as run
+
+    training = TrainingConfig.model_validate_json(config.read_text()) if config else TrainingConfig()
+    figures = run(
+        LearnConfig(
+            taste=taste, seed=seed, noise=noise, contrary=contrary, votes=votes, rounds=rounds, training=training
+        )
+    )
+    line = json.dumps(figures)
+    typer.echo(line)
+    if out is not None:
+        with out.open("a") as file:
+            file.write(line + "\n")
+
+
+@app.command()
 def swap(
     swaps: Annotated[int, typer.Option(min=1, help="How often a policy is swapped for another.")] = 10,
     streams: Annotated[int, typer.Option(min=1, help="Open all the time.")] = 32,

@@ -79,7 +79,7 @@ class PpoConfig(Frozen):
     clip: float = Field(0.2, gt=0)
     value_clip: float = Field(0.2, gt=0)
     value_coefficient: float = Field(0.1, ge=0)
-    kl_coefficient: float = Field(0.1, ge=0)
+    kl_coefficient: float = Field(0.05, ge=0)
     kl_target_nats: float = Field(3.0, gt=0)
     """Per reply, against the reference. The adaptive controller steers the coefficient towards it."""
 

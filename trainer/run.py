@@ -8,6 +8,7 @@ publishes.
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from trainer.evaluation import Evaluation, evaluate
 from trainer.examples import Examples, to_examples
 from trainer.held_lease import HeldLease, held_lease
 from trainer.lora import LoraAdapter
-from trainer.ppo import Ppo, as_row
+from trainer.ppo import Ppo, Samples, as_row
 from trainer.progress import RunProgress
 from trainer.publication import publish_policy
 from trainer.report import write_report
@@ -67,10 +68,19 @@ class TrainingRunner:
     """Holds what the stages share. `run` is the whole story."""
 
     def __init__(
-        self, settings: Settings, store: Store, config: TrainingConfig, model_folder: Path, console: Console
+        self,
+        settings: Settings,
+        store: Store,
+        config: TrainingConfig,
+        model_folder: Path,
+        console: Console,
+        *,
+        sampler: Callable[..., Samples] | None = None,
     ) -> None:
+        """sampler: makes what answers in PPO and evaluation; unset: vLLM in this process."""
         self.settings, self.store, self.config, self.console = settings, store, config, console
         self.model_folder = model_folder
+        self._make_sampler = sampler or Sampler
         if config.threads is not None:
             torch.set_num_threads(config.threads)
 
@@ -124,7 +134,7 @@ class TrainingRunner:
 
         # 4. Towards it, with PPO.
         progress.stage("ppo", "starting the sampler")
-        sampler = Sampler(
+        sampler = self._make_sampler(
             serving.base_folder,
             end_id=tokenizer.eos_token_id,
             max_model_len=self._max_tokens(backbone) + config.ppo.response_tokens,
@@ -269,7 +279,7 @@ class TrainingRunner:
         tokenizer: Any,
         policy: LoraAdapter,
         reward_model: RewardModel,
-        sampler: Sampler,
+        sampler: Samples,
         examples: Examples,
         progress: RunProgress,
         lease: HeldLease,
@@ -312,7 +322,7 @@ class TrainingRunner:
         writer.close()
         return history
 
-    def _standardise(self, backbone: Backbone, reward_model: RewardModel, sampler: Sampler, examples: Examples) -> None:
+    def _standardise(self, backbone: Backbone, reward_model: RewardModel, sampler: Samples, examples: Examples) -> None:
         """Rewards are in units of the reference policy's own spread."""
         prompts = (examples.prompts * 4)[:256]
         sampler.update(backbone, {})

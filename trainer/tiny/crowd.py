@@ -11,7 +11,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,11 +77,11 @@ class Crowd:
         """Chat and vote until `votes` votes are acknowledged: choices between two replies, and thumbs."""
         rng = random.Random(f"voting:{seed}")
         ballots = Ballots()
-        errands = iter(_errands(crowd))
+        turns = errands(crowd)
 
         async def work() -> None:
             while ballots.votes < votes:
-                person, prompt = next(errands)
+                person, prompt = next(turns)
                 if rng.random() < pair_share:
                     said = await self._choose(person, prompt)
                     ballots.counts[said["choice"]] += 1
@@ -223,7 +223,7 @@ async def keep_streaming(
     await _together(one(person) for person in persons)
 
 
-def _errands(crowd: list[Person]) -> Any:
+def errands(crowd: list[Person]) -> Iterator[tuple[Person, Prompt]]:
     """Everybody in turn, each with what they have to say next, without end."""
     turn = 0
     while True:
