@@ -41,8 +41,10 @@ def assess(
     calibration: float | None = None
     reliability: list[tuple[float, float, int]] = []
     if pairs:
-        left_MP = model.score([e.prompt for e in pairs], [e.left for e in pairs])
-        right_MP = model.score([e.prompt for e in pairs], [e.right for e in pairs])
+        # Left and right as neighbours, so that they share their prompt.
+        prompts = [e.prompt for e in pairs for _ in range(2)]
+        scores_MB = model.score(prompts, [reply for e in pairs for reply in (e.left, e.right)])
+        left_MP, right_MP = scores_MB[:, 0::2], scores_MB[:, 1::2]
         outcome = np.array([e.outcome == LEFT for e in pairs])
         right = ((left_MP - right_MP).mean(0).numpy() > 0) == outcome
         calibration, reliability = _calibration(_left_probability(model, votes, left_MP, right_MP), outcome)

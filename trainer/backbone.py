@@ -1,16 +1,18 @@
-"""One frozen decoder that many adapters share, run layer by layer.
+"""One frozen decoder that many adapters share, run layer by layer over packed tokens.
 
-Policy, critic and reward-model members are small sets of low-rank matrices (`trainer.lora`) over the same frozen
-weights. An adapter that only touches the upper layers lets every other one reuse the hidden states below: `run` takes
-any range of layers.
+Policy, critic and reward-model members are small sets of matrices (`trainer.lora`) over the same frozen weights. An
+adapter that only touches the upper layers lets every other one reuse the hidden states below: `run` takes any range of
+layers.
 
 An adapter acts by replacing a layer's weights with W + s·B·A, computed once per step, so a step costs what a plain
 step costs; adding x·A·B beside x·W would run many small products instead.
 
-Works for decoders with Llama's layout (Llama, Qwen2, Qwen3, Mistral). Sliding-window attention is not applied: keep
-sequences shorter than the window.
+Works for decoders with Llama's layers (Llama, Qwen2, Qwen3, Mistral). They are written out here, and not called as
+transformers' own modules, because those know no packed tokens and compute the uppermost layer where nobody reads it.
+Sliding-window attention is not applied: keep sequences shorter than the window.
 
-Shapes: B sequences, T tokens, H hidden, N chosen positions, V vocabulary.
+Shapes: P prompts, N packed tokens, C of them read, T positions of attention's grid, Q of its rows that are read,
+A heads, D width of a head, H hidden, V vocabulary (see `trainer.batches`).
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
+from trainer.batches import Batch
 from trainer.errors import UnsupportedModel
 
 ADAPTED = (
@@ -35,28 +38,28 @@ ADAPTED = (
     "mlp.up_proj",
     "mlp.down_proj",
 )
+FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
+Weights = Mapping[str, Tensor]  # by name below `model.`, such as "layers.0.mlp.up_proj.weight"
+FROZEN: Weights = {}
 
 
 class Backbone:
-    def __init__(self, model: nn.Module, folder: Path | None = None) -> None:
-        inner = getattr(model, "model", None)
-        needed = ("embed_tokens", "layers", "norm", "rotary_emb")
-        if inner is None or any(not hasattr(inner, name) for name in needed):
-            raise UnsupportedModel(
-                f"{type(model).__name__} does not have Llama's layout ({', '.join(needed)} below .model): "
-                "use a Llama, Qwen2, Qwen3 or Mistral model"
-            )
-        self.model = model.requires_grad_(False).eval()
-        self.folder = folder
-        self._inner = inner
-        self.layers: nn.ModuleList = inner.layers
+    def __init__(self, model: Any, folder: Path | None = None) -> None:
+        """model: a causal LM of transformers. Its weights are frozen from now on."""
         self.config: Any = model.config
+        if self.config.model_type not in FAMILIES:
+            raise UnsupportedModel(
+                f"{type(model).__name__} is of the family {self.config.model_type!r}, whose layers are not written "
+                "down here: use a Llama, Qwen2, Qwen3 or Mistral model"
+            )
+        self.model: nn.Module = model.requires_grad_(False).eval()
+        self.folder = folder
+        self._inner: Any = model.model
+        self.layers: nn.ModuleList = self._inner.layers
 
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Backbone:
-        # On CPU plain attention runs backwards a fifth faster than the fused kernel at a chat's lengths.
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager")
-        return cls(model, folder)
+        return cls(AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), folder)
 
     @property
     def depth(self) -> int:
@@ -71,44 +74,106 @@ class Backbone:
         return self._inner.embed_tokens.weight.dtype  # type: ignore[no-any-return]
 
     def weight(self, name: str) -> Tensor:
-        """A frozen weight by its name below `layers`, such as `0.mlp.up_proj.weight`."""
-        return self.layers.get_parameter(name)
+        """A frozen weight by its name below `model.`, such as `layers.0.mlp.up_proj.weight`."""
+        return self._inner.get_parameter(name)  # type: ignore[no-any-return]
 
-    def embed(self, input_ids_BT: Tensor) -> Tensor:
-        return self._inner.embed_tokens(input_ids_BT)  # type: ignore[no-any-return]
+    def embed(self, batch: Batch) -> Tensor:
+        """(N, H)."""
+        return F.embedding(batch.ids_N, self._inner.embed_tokens.weight)
 
-    def run(self, hidden_BTH: Tensor, start: int, stop: int, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Layers start..stop−1, with `weights` (names below `layers`) in place of the frozen ones."""
-        positions_1T = torch.arange(hidden_BTH.shape[1])[None, :]
-        rotary = self._inner.rotary_emb(hidden_BTH, position_ids=positions_1T)
-        mask_11TT = self._causal_mask(hidden_BTH.shape[1], hidden_BTH.dtype)
+    def run(self, hidden_NH: Tensor, batch: Batch, start: int, stop: int, weights: Weights = FROZEN) -> Tensor:
+        """Layers start..stop−1, with `weights` in place of the frozen ones. (N, H), but (C, H) from the top: the last
+        layer computes only what is read."""
+        cos_1ND, sin_1ND = self._inner.rotary_emb(hidden_NH, position_ids=batch.positions_N[None])
+        rotary = cos_1ND[0][:, None], sin_1ND[0][:, None]
         for index in range(start, stop):
-            prefix = f"{index}."
-            own = {k[len(prefix) :]: v for k, v in (weights or {}).items() if k.startswith(prefix)}
-            hidden_BTH = functional_call(
-                self.layers[index],
-                own,
-                (hidden_BTH,),
-                {"attention_mask": mask_11TT, "position_ids": positions_1T, "position_embeddings": rotary},
-            )
-        return hidden_BTH
+            hidden_NH = self._layer(index, hidden_NH, batch, rotary, weights)
+        return hidden_NH
 
-    def _causal_mask(self, length: int, dtype: torch.dtype) -> Tensor:
-        """Added to attention's scores: 0 up to each position, the lowest number after it."""
-        return torch.full((length, length), torch.finfo(dtype).min, dtype=dtype).triu(1)[None, None]
+    def _layer(
+        self,
+        index: int,
+        hidden_NH: Tensor,
+        batch: Batch,
+        rotary: tuple[Tensor, Tensor],
+        weights: Weights,
+    ) -> Tensor:
+        """One decoder layer; the uppermost one only for the tokens that are read."""
+        layer: Any = self.layers[index]
+
+        def linear(name: str, x: Tensor) -> Tensor:
+            module = layer.get_submodule(name)
+            return F.linear(x, weights.get(f"layers.{index}.{name}.weight", module.weight), module.bias)
+
+        def norm(name: str, x: Tensor) -> Tensor:
+            module = layer.get_submodule(name)
+            return rms_norm(x, module.weight, module.variance_epsilon)
+
+        def heads(name: str, x: Tensor) -> Tensor:
+            return linear(f"self_attn.{name}_proj", x).view(len(x), -1, layer.self_attn.head_dim)
+
+        normed_NH = norm("input_layernorm", hidden_NH)
+        cos, sin = rotary
+        asking, asking_rotary, slots, width = normed_NH, rotary, batch.slot_N, batch.row_tokens
+        top = index == self.depth - 1
+        if top:
+            asking, asking_rotary = normed_NH[batch.read_C], (cos[batch.read_C], sin[batch.read_C])
+            hidden_NH, slots, width = hidden_NH[batch.read_C], batch.read_slot_C, batch.row_reads
+        query, key, value = heads("q", asking), heads("k", normed_NH), heads("v", normed_NH)
+        if hasattr(layer.self_attn, "q_norm"):
+            query, key = norm("self_attn.q_norm", query), norm("self_attn.k_norm", key)
+        attended = attend(
+            on_grid(rotated(query, *asking_rotary), slots, batch.prompts, width),
+            on_grid(rotated(key, cos, sin), batch.slot_N, batch.prompts, batch.row_tokens),
+            on_grid(value, batch.slot_N, batch.prompts, batch.row_tokens),
+            batch.mask(hidden_NH.dtype, read=top),
+            layer.self_attn.scaling,
+        )
+        hidden_NH = hidden_NH + linear("self_attn.o_proj", attended.flatten(0, 1)[slots])
+        normed = norm("post_attention_layernorm", hidden_NH)
+        gated = layer.mlp.act_fn(linear("mlp.gate_proj", normed)) * linear("mlp.up_proj", normed)
+        return hidden_NH + linear("mlp.down_proj", gated)
 
     def normed(self, hidden: Tensor) -> Tensor:
         return self._inner.norm(hidden)  # type: ignore[no-any-return]
 
-    def logits(self, normed_NH: Tensor) -> Tensor:
+    def logits(self, normed_CH: Tensor) -> Tensor:
         """fp32 logits of normed hidden states."""
-        return self.model.lm_head(normed_NH).float()  # type: ignore[no-any-return, operator]
+        return self.model.lm_head(normed_CH).float()  # type: ignore[no-any-return, operator]
 
-    def merged_state(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def merged_state(self, weights: Weights) -> dict[str, Tensor]:
         """The whole model's weights under their checkpoint names, with an adapter's merged in."""
         state = dict(self.model.state_dict())
         for name, value in weights.items():
-            state[f"model.layers.{name}"] = value.detach()
+            state[f"model.{name}"] = value.detach()
         if getattr(self.config, "tie_word_embeddings", False):
             state.pop("lm_head.weight", None)
         return state
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Zhang and Sennrich 2019 (arXiv 1910.07467), in fp32 as the models were trained."""
+    exact = x.float()
+    return weight * (exact * torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def rotated(x_NAD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions: Su et al. 2021 (arXiv 2104.09864), with halves in the place of neighbours."""
+    first, second = x_NAD.chunk(2, dim=-1)
+    return x_NAD * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def on_grid(x_NAD: Tensor, slots: Tensor, prompts: int, width: int) -> Tensor:
+    """(P, A, width, D): packed tokens in their rows; what no token fills is zero."""
+    grid = x_NAD.new_zeros(prompts * width, *x_NAD.shape[1:]).index_copy(0, slots, x_NAD)
+    return grid.view(prompts, width, *x_NAD.shape[1:]).transpose(1, 2)
+
+
+def attend(query_PAQD: Tensor, key_PKTD: Tensor, value_PKTD: Tensor, mask_P1QT: Tensor, scale: float) -> Tensor:
+    """(P, Q, A·D). Plain products: on CPU their backward pass is a fifth faster than the fused kernel's at a chat's
+    lengths. Several heads of queries may share one of keys (Ainslie et al. 2023, arXiv 2305.13245)."""
+    groups = query_PAQD.shape[1] // key_PKTD.shape[1]
+    key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key_PKTD, value_PKTD))
+    scores = query_PAQD @ key.transpose(-1, -2) * scale + mask_P1QT
+    shares = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query_PAQD.dtype)
+    return (shares @ value).transpose(1, 2).flatten(2)

@@ -1,80 +1,176 @@
-"""Prompts and replies as one right-padded batch.
+"""Prompts and replies, packed: no position is padding.
 
-Right padding with causal attention needs no mask: a real token never sees what comes after it, so padding cannot
-change a logprob, a value or a score, and positions simply count from 0.
+Neighbours that answer the same prompt share it: its tokens run once, and each reply follows as a branch of its own
+that sees the prompt and itself. Positions go on from the prompt's end in every branch, so each logprob, value and score
+is what it would be if the reply stood alone.
 
-Shapes: B sequences, T tokens of prompt and reply together, R tokens of the longest reply.
+Tokens lie one after another; only attention sees a grid, of prompts by positions. What is read, is read from the last
+token of a prompt and from the replies' tokens, so the uppermost layer computes nothing else.
+
+Shapes: P prompts, B replies, N tokens in all, C tokens that are read, R tokens of the longest reply, T positions of the
+longest row (a prompt with all of its replies), Q of them read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Row:
+    prompt: Sequence[int]
+    replies: list[Sequence[int]]
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + sum(map(len, self.replies))
+
+
 class Batch:
-    input_ids_BT: Tensor  # int64, right-padded
-    prompt_lengths_B: Tensor
+    """Index tensors over the packed tokens of some rows."""
+
+    ids_N: Tensor
+    positions_N: Tensor
+    slot_N: Tensor  # of P·T: the token's place in attention's grid
+    read_C: Tensor  # of N: the tokens that are read, prompt by prompt
+    read_slot_C: Tensor  # of P·Q
+    reply_ids_BR: Tensor
+    reply_mask_BR: Tensor
     reply_lengths_B: Tensor  # at least 1
+    token_BR: Tensor  # of C: where each token of a reply lies
+    predicting_BR: Tensor  # of C: where it is predicted from, which is the token before it
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+        self._masks: dict[tuple[torch.dtype, bool], Tensor] = {}
+        self.prompts = len(rows)
+        self.row_tokens = max(row.length for row in rows)
+        self.row_reads = max(row.length - len(row.prompt) + 1 for row in rows)
+        ids: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        branches: list[int] = []
+        reads: list[int] = []
+        read_slots: list[int] = []
+        replies: list[Sequence[int]] = []
+        ends: list[int] = []  # of each reply's prompt, among the tokens that are read
+        starts: list[int] = []  # of each reply, among the tokens that are read
+        for index, row in enumerate(rows):
+            first, width = len(ids), len(row.prompt)
+            end = len(reads)
+            reads += range(first + width - 1, first + row.length)
+            read_slots += range(index * self.row_reads, index * self.row_reads + row.length - width + 1)
+            slots += range(index * self.row_tokens, index * self.row_tokens + row.length)
+            ids += row.prompt
+            positions += range(width)
+            branches += [0] * width
+            start = end + 1
+            for branch, reply in enumerate(row.replies, 1):
+                ids += reply
+                positions += range(width, width + len(reply))
+                branches += [branch] * len(reply)
+                replies.append(reply)
+                ends.append(end)
+                starts.append(start)
+                start += len(reply)
+        self.ids_N, self.positions_N, self.slot_N = torch.tensor(ids), torch.tensor(positions), torch.tensor(slots)
+        self.read_C, self.read_slot_C = torch.tensor(reads), torch.tensor(read_slots)
+        self._branch_N = torch.tensor(branches)
+        self.reply_lengths_B = torch.tensor([len(reply) for reply in replies])
+        longest = int(self.reply_lengths_B.max())
+        steps_R = torch.arange(longest)
+        self.reply_mask_BR = steps_R < self.reply_lengths_B[:, None]
+        self.token_BR = (torch.tensor(starts)[:, None] + steps_R).where(self.reply_mask_BR, 0)
+        self.predicting_BR = torch.cat([torch.tensor(ends)[:, None], self.token_BR[:, :-1]], dim=1)
+        self.reply_ids_BR = torch.zeros(self.reply_mask_BR.shape, dtype=torch.long).masked_scatter(
+            self.reply_mask_BR, torch.tensor([token for reply in replies for token in reply])
+        )
 
     @classmethod
-    def of(cls, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], pad_id: int) -> Batch:
+    def of(cls, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], *, shared: bool = True) -> Batch:
+        """One prompt for each reply. shared: neighbours with the same prompt become one row; else each is its own."""
         if len(prompts) != len(replies) or not prompts:
             raise ValueError(f"{len(prompts)} prompts and {len(replies)} replies: need as many of each, and some")
-        rows = [[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)]
-        if any(not reply or not prompt for prompt, reply in zip(prompts, replies, strict=True)):
-            raise ValueError("a prompt or a reply is empty")
-        longest = max(map(len, rows))
-        input_ids_BT = torch.full((len(rows), longest), pad_id, dtype=torch.long)
-        for row, ids in enumerate(rows):
-            input_ids_BT[row, : len(ids)] = torch.tensor(ids)
-        return cls(
-            input_ids_BT,
-            torch.tensor([len(prompt) for prompt in prompts]),
-            torch.tensor([len(reply) for reply in replies]),
-        )
+        rows: list[Row] = []
+        for prompt, reply in zip(prompts, replies, strict=True):
+            if not prompt or not reply:
+                raise ValueError("a prompt or a reply is empty")
+            if shared and rows and list(rows[-1].prompt) == list(prompt):
+                rows[-1].replies.append(reply)
+            else:
+                rows.append(Row(prompt, [reply]))
+        return cls(rows)
 
     def __len__(self) -> int:
-        return self.input_ids_BT.shape[0]
+        """Replies."""
+        return len(self.reply_lengths_B)
 
-    @property
-    def lengths_B(self) -> Tensor:
-        return self.prompt_lengths_B + self.reply_lengths_B
+    @cached_property
+    def _seen_PTT(self) -> Tensor:
+        """Which position (last axis) each position sees."""
+        branch_PT = torch.full((self.prompts * self.row_tokens,), -1).index_copy(0, self.slot_N, self._branch_N)
+        branch_PT = branch_PT.view(self.prompts, self.row_tokens)
+        same_PTT = (branch_PT[:, None, :] == 0) | (branch_PT[:, None, :] == branch_PT[:, :, None])
+        return same_PTT & torch.ones(self.row_tokens, self.row_tokens, dtype=torch.bool).tril()
 
-    @property
-    def reply_mask_BR(self) -> Tensor:
-        return torch.arange(int(self.reply_lengths_B.max()))[None, :] < self.reply_lengths_B[:, None]
+    def mask(self, dtype: torch.dtype, *, read: bool) -> Tensor:
+        """(P, 1, T, T), or (P, 1, Q, T) for the tokens that are read alone: added to attention's scores."""
+        if (dtype, read) not in self._masks:
+            seen = self._seen_PTT
+            if read:
+                last_P = torch.tensor([len(row.prompt) - 1 for row in self.rows])
+                at_PQ = (last_P[:, None] + torch.arange(self.row_reads)).clamp(max=self.row_tokens - 1)
+                seen = seen.gather(1, at_PQ[:, :, None].expand(-1, -1, self.row_tokens))
+            low = torch.finfo(dtype).min
+            self._masks[dtype, read] = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, low)[:, None]
+        return self._masks[dtype, read]
 
-    @property
-    def predicting_BR(self) -> Tensor:
-        """Where each reply token is predicted from: position `prompt − 1 + t` (clamped where there is no token)."""
-        steps_R = torch.arange(int(self.reply_lengths_B.max()))
-        return (self.prompt_lengths_B[:, None] - 1 + steps_R[None, :]).clamp(max=self.input_ids_BT.shape[1] - 1)
-
-    @property
-    def reply_ids_BR(self) -> Tensor:
-        return self.input_ids_BT.gather(1, (self.predicting_BR + 1).clamp(max=self.input_ids_BT.shape[1] - 1))
-
-    def select(self, index: Tensor) -> Batch:
-        """The rows `index`, cut to their own longest length."""
-        lengths_B = self.lengths_B[index]
-        return Batch(
-            self.input_ids_BT[index, : int(lengths_B.max())],
-            self.prompt_lengths_B[index],
-            self.reply_lengths_B[index],
+    def select(self, rows: Tensor) -> Part:
+        """The prompts `rows` with all of their replies."""
+        chosen = rows.tolist()
+        first_reply, first_token = self._firsts
+        return Part(
+            Batch([self.rows[row] for row in chosen]),
+            rows,
+            torch.cat([torch.arange(*first_reply[row]) for row in chosen]),
+            torch.cat([torch.arange(*first_token[row]) for row in chosen]),
         )
 
-    def by_length(self, max_tokens: int) -> list[Tensor]:
-        """Row indices in groups of similar length, each of at most `max_tokens` padded tokens (or a single row)."""
-        order = torch.argsort(self.lengths_B, descending=True, stable=True)
-        groups: list[Tensor] = []
+    @cached_property
+    def _firsts(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Each row's range of replies, and of tokens."""
+        replies, tokens = [0], [0]
+        for row in self.rows:
+            replies.append(replies[-1] + len(row.replies))
+            tokens.append(tokens[-1] + row.length)
+        return list(pairwise(replies)), list(pairwise(tokens))
+
+    def by_length(self, max_tokens: int, among: Tensor | None = None) -> list[Part]:
+        """All rows (or those `among` them) in parts of similar length, each with a grid of at most `max_tokens`
+        positions (or of a single row)."""
+        index = torch.arange(self.prompts) if among is None else among
+        lengths = torch.tensor([self.rows[row].length for row in index.tolist()])
+        order = torch.argsort(lengths, descending=True, stable=True)
+        parts: list[Part] = []
         start = 0
         while start < len(order):
-            rows = max(1, max_tokens // int(self.lengths_B[order[start]]))
-            groups.append(order[start : start + rows])
-            start += rows
-        return groups
+            count = max(1, max_tokens // int(lengths[order[start]]))
+            parts.append(self.select(index[order[start : start + count]]))
+            start += count
+        return parts
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a batch, and where they lie in it."""
+
+    batch: Batch
+    rows: Tensor
+    replies: Tensor
+    tokens: Tensor

@@ -65,7 +65,7 @@ class PpoConfig(Frozen):
     minibatches: int = Field(2, ge=1)
     epochs: int = Field(2, ge=1)
     microbatch_tokens: int = Field(2048, ge=256)
-    """Padded tokens of one pass. Episodes of like length share one, so on CPU small ones waste the least."""
+    """Positions of attention's grid in one pass: memory against speed, nothing else."""
     response_tokens: int = Field(64, ge=1)
     temperature: float = Field(0.7, gt=0)
     """Of the rollouts; the same as the server's default, so that training sees what users see."""

@@ -12,18 +12,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from deploy.gate import EvaluationReport
 from trainer.assessment import Assessment
 from trainer.backbone import Backbone
-from trainer.batches import Batch
 from trainer.config import PpoConfig, RewardConfig
 from trainer.intervals import mean_interval
-from trainer.ppo import Samples, reply_logprobs
+from trainer.logprobs import score_logprobs
+from trainer.ppo import Samples
 from trainer.reward import repetition
-from trainer.reward_model import SCORING_TOKENS, RewardModel
+from trainer.reward_model import RewardModel
 from trainer.sampler import Rollout
 
 REFUSAL = re.compile(
@@ -117,19 +116,12 @@ def _wins(new: Side, old: Side, prompts: int, replies: int) -> tuple[np.ndarray,
     return wins.mean((1, 2)), float(wins[similar].mean()) if similar.sum() >= 20 else None
 
 
-@torch.no_grad()
 def _total_logprob(
     backbone: Backbone, rollouts: list[Rollout], weights: dict[str, Tensor], temperature: float
 ) -> Tensor:
     """Each reply's summed logprob under these weights, in nats."""
-    batch = Batch.of([r.prompt for r in rollouts], [r.reply for r in rollouts], pad_id=0)
-    result = torch.empty(len(batch))
-    for index in batch.by_length(SCORING_TOKENS):
-        piece = batch.select(index)
-        hidden = backbone.run(backbone.embed(piece.input_ids_BT), 0, backbone.depth, weights)
-        logprobs_BR, _ = reply_logprobs(backbone, hidden, piece, temperature)
-        result[index] = logprobs_BR.sum(1)
-    return result
+    prompts, replies = [r.prompt for r in rollouts], [r.reply for r in rollouts]
+    return score_logprobs(backbone, prompts, replies, temperature, weights).sum(1)
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -33,7 +33,7 @@ class LoraAdapter(nn.Module):
         self.b = nn.ParameterDict()
         for layer in range(first, backbone.depth):
             for linear in ADAPTED:
-                out_features, in_features = backbone.weight(f"{layer}.{linear}.weight").shape
+                out_features, in_features = backbone.weight(f"layers.{layer}.{linear}.weight").shape
                 a = torch.empty(config.rank, in_features)
                 nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
                 key = f"{layer}.{linear}".replace(".", "/")
@@ -45,7 +45,7 @@ class LoraAdapter(nn.Module):
         return self.config.alpha / self.config.rank
 
     def merged(self) -> dict[str, Tensor]:
-        """W + s·B·A for every adapted weight, by its name below `layers`; differentiable in A and B."""
+        """W + s·B·A for every adapted weight, by its name below `model.`; differentiable in A and B."""
         dtype = self._backbone[0].dtype
         return {name: exact.to(dtype) for name, exact in self._exact().items()}
 
@@ -75,7 +75,7 @@ class LoraAdapter(nn.Module):
         backbone = self._backbone[0]
         result: dict[str, Tensor] = {}
         for key, a in self.a.items():
-            name = key.replace("/", ".") + ".weight"
+            name = f"layers.{key.replace('/', '.')}.weight"
             result[name] = backbone.weight(name).float() + self.scale * (self.b[key] @ a)
         return result
 

@@ -5,7 +5,7 @@ reference, the reward model and every epoch of the critic read it from one pass.
 
 Sources: Schulman et al. 2017; Ziegler et al. 2019; Stiennon et al. 2020 (the critic starts from the reward model);
 Huang et al. 2024, "The N+ implementation details of RLHF with PPO".
-Shapes: M members, B episodes, T tokens, R reply tokens, H hidden, N reply tokens of a batch, V vocabulary.
+Shapes: M members, B episodes, R tokens of the longest reply, N packed tokens, H hidden (see `trainer.batches`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from trainer.backbone import Backbone
 from trainer.batches import Batch
 from trainer.config import PpoConfig, RewardConfig
 from trainer.errors import SamplerMismatch
+from trainer.logprobs import reply_logprobs
 from trainer.lora import LoraAdapter
 from trainer.losses import adapt_kl_coefficient, importance_weights, policy_loss, value_loss
 from trainer.reward import Reward, compose
@@ -81,28 +82,12 @@ class Critic(nn.Module):
         self.shift = nn.Parameter(reward_model.shift_M[0].clone())
 
     def values(
-        self, backbone: Backbone, lower_BTH: Tensor, batch: Batch, merged: dict[str, Tensor] | None = None
+        self, backbone: Backbone, lower_NH: Tensor, batch: Batch, merged: dict[str, Tensor] | None = None
     ) -> Tensor:
         """(B, R): V_t, read where token t is predicted from."""
-        values_BT = self.member(backbone, lower_BTH, batch, merged) + self.shift
-        values_BR: Tensor = values_BT.gather(1, batch.predicting_BR)
+        scores_BR1 = self.member(backbone, lower_NH, batch, merged)
+        values_BR: Tensor = scores_BR1[:, :-1] + self.shift
         return values_BR
-
-
-def reply_logprobs(backbone: Backbone, hidden_BTH: Tensor, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
-    """fp32 logprobs of the reply's tokens at this temperature, and the (detached) entropy per token; both (B, R).
-
-    Logits are computed only where replies are.
-    """
-    mask_BR = batch.reply_mask_BR
-    rows_N = torch.arange(len(batch))[:, None].expand_as(mask_BR)[mask_BR]
-    normed_NH = backbone.normed(hidden_BTH[rows_N, batch.predicting_BR[mask_BR]])
-    logprobs_NV = torch.log_softmax(backbone.logits(normed_NH) / temperature, dim=-1)
-    chosen_N = logprobs_NV.gather(1, batch.reply_ids_BR[mask_BR][:, None]).squeeze(1)
-    with torch.no_grad():
-        entropy_N = -(logprobs_NV.exp() * logprobs_NV).sum(-1)
-    zeros = torch.zeros(mask_BR.shape)
-    return zeros.masked_scatter(mask_BR, chosen_N), zeros.masked_scatter(mask_BR, entropy_N)
 
 
 @dataclass(frozen=True)
@@ -110,7 +95,7 @@ class Experience:
     """One rollout, appraised: everything that the updates read."""
 
     batch: Batch
-    lower_BTH: Tensor
+    lower_NH: Tensor
     mask_BR: Tensor
     logprobs_BR: Tensor  # the trainer's own, of the policy that sampled
     reference_BR: Tensor
@@ -248,22 +233,23 @@ class Ppo:
     @torch.no_grad()
     def appraise(self, rollouts: Sequence[Rollout]) -> Experience:
         """Score a rollout: policy, reference, critic and reward model, with one pass of the layers they share."""
-        batch = Batch.of([r.prompt for r in rollouts], [r.reply for r in rollouts], pad_id=0)
+        # A row for each episode, since minibatches are drawn from rows.
+        batch = Batch.of([r.prompt for r in rollouts], [r.reply for r in rollouts], shared=False)
         mask_BR = batch.reply_mask_BR
         backbone, first = self.backbone, self.reward_model.first
-        lower_BTH = torch.zeros(*batch.input_ids_BT.shape, backbone.hidden_size, dtype=backbone.dtype)
+        lower_NH = torch.zeros(len(batch.ids_N), backbone.hidden_size, dtype=backbone.dtype)
         reference_BR, logprobs_BR, entropy_BR, values_BR = (torch.zeros(mask_BR.shape) for _ in range(4))
         scores_MB = torch.zeros(len(self.reward_model.members), len(batch))
         weights = self.policy.merged()
-        for rows in batch.by_length(self.config.microbatch_tokens):
-            piece = batch.select(rows)
-            tokens, steps = piece.input_ids_BT.shape[1], piece.reply_mask_BR.shape[1]
-            embedded = backbone.embed(piece.input_ids_BT)
-            lower = backbone.run(embedded, 0, first)
-            lower_BTH[rows, :tokens] = lower
-            reference = backbone.run(lower, first, backbone.depth)
+        for part in batch.by_length(self.config.microbatch_tokens):
+            piece, rows = part.batch, part.replies
+            steps = piece.reply_mask_BR.shape[1]
+            embedded = backbone.embed(piece)
+            lower = backbone.run(embedded, piece, 0, first)
+            lower_NH[part.tokens] = lower
+            reference = backbone.run(lower, piece, first, backbone.depth)
             reference_BR[rows, :steps], _ = reply_logprobs(backbone, reference, piece, self.config.temperature)
-            policy = backbone.run(embedded, 0, backbone.depth, weights)
+            policy = backbone.run(embedded, piece, 0, backbone.depth, weights)
             logprobs_BR[rows, :steps], entropy_BR[rows, :steps] = reply_logprobs(
                 backbone, policy, piece, self.config.temperature
             )
@@ -277,7 +263,7 @@ class Ppo:
             scores_MB, replies, [self.decode(r) for r in replies], [r.ended for r in rollouts], self.reward_config
         )
         return Experience(
-            batch, lower_BTH, mask_BR, logprobs_BR, reference_BR, sampler_BR, entropy_BR, values_BR, reward, scores_MB
+            batch, lower_NH, mask_BR, logprobs_BR, reference_BR, sampler_BR, entropy_BR, values_BR, reward, scores_MB
         )
 
     def _update(
@@ -289,15 +275,12 @@ class Ppo:
         self.optimizer.zero_grad(set_to_none=True)
         clip_fraction = approx_kl = ratio_max = critic_loss = 0.0
         with self.policy.merged_once() as policy_weights, self.critic.member.adapter.merged_once() as critic_weights:
-            for group in experience.batch.select(index).by_length(config.microbatch_tokens):
-                rows = index[group]
-                piece = experience.batch.select(rows)
-                steps = piece.reply_mask_BR.shape[1]
+            for part in experience.batch.by_length(config.microbatch_tokens, index):
+                piece, rows = part.batch, part.replies
                 mask = piece.reply_mask_BR
-                hidden_BTH = self.backbone.run(
-                    self.backbone.embed(piece.input_ids_BT), 0, self.backbone.depth, policy_weights
-                )
-                logprobs, _ = reply_logprobs(self.backbone, hidden_BTH, piece, config.temperature)
+                steps = mask.shape[1]
+                hidden_CH = self.backbone.run(self.backbone.embed(piece), piece, 0, self.backbone.depth, policy_weights)
+                logprobs, _ = reply_logprobs(self.backbone, hidden_CH, piece, config.temperature)
                 policy = policy_loss(
                     logprobs,
                     experience.logprobs_BR[rows, :steps],
@@ -307,9 +290,9 @@ class Ppo:
                     importance_BR=importance_BR[rows, :steps],
                     count=count,
                 )
-                lower_BTH = experience.lower_BTH[rows, : piece.input_ids_BT.shape[1]]
+                lower_NH = experience.lower_NH[part.tokens]
                 critic = value_loss(
-                    self.critic.values(self.backbone, lower_BTH, piece, critic_weights),
+                    self.critic.values(self.backbone, lower_NH, piece, critic_weights),
                     experience.values_BR[rows, :steps],
                     returns_BR[rows, :steps],
                     mask,

@@ -17,9 +17,8 @@ from deploy.digests import base_shapes
 from deploy.manifest import Draft, LoraShape, Probe, ProbeCase
 from feedback.schema import PolicyKind
 from trainer.backbone import ADAPTED, Backbone
-from trainer.batches import Batch
+from trainer.logprobs import score_logprobs
 from trainer.lora import LoraAdapter
-from trainer.ppo import reply_logprobs
 from trainer.sampler import Rollout
 
 PROBE_CASES = 6
@@ -33,10 +32,11 @@ def make_probe(backbone: Backbone, weights: dict[str, Tensor], rollouts: Sequenc
 
     The replies are those on which the two differ most per token, so that a missing adapter cannot hide.
     """
-    batch = Batch.of([r.prompt for r in rollouts], [r.reply for r in rollouts], pad_id=0)
-    policy_BR = _logprobs(backbone, weights, batch)
-    reference_BR = _logprobs(backbone, {}, batch)
-    gap_B = (policy_BR - reference_BR).abs().sum(1) / batch.reply_lengths_B
+    prompts, replies = [r.prompt for r in rollouts], [r.reply for r in rollouts]
+    policy_BR = score_logprobs(backbone, prompts, replies, 1.0, weights)
+    reference_BR = score_logprobs(backbone, prompts, replies, 1.0)
+    lengths_B = torch.tensor([len(reply) for reply in replies])
+    gap_B = (policy_BR - reference_BR).abs().sum(1) / lengths_B
     chosen = torch.argsort(gap_B, descending=True, stable=True)[:PROBE_CASES].tolist()
     return Probe(
         cases=[
@@ -50,11 +50,6 @@ def make_probe(backbone: Backbone, weights: dict[str, Tensor], rollouts: Sequenc
         ],
         tolerance_nats=PROBE_TOLERANCE_NATS,
     )
-
-
-def _logprobs(backbone: Backbone, weights: dict[str, Tensor], batch: Batch) -> Tensor:
-    hidden_BTH = backbone.run(backbone.embed(batch.input_ids_BT), 0, backbone.depth, weights)
-    return reply_logprobs(backbone, hidden_BTH, batch, 1.0)[0]
 
 
 def publish_policy(

@@ -23,9 +23,8 @@ from trainer.batches import Batch
 from trainer.config import RewardModelConfig
 from trainer.examples import PairExample, ThumbExample, VoteExample
 from trainer.likelihood import VoteModel
+from trainer.logprobs import SCORING_TOKENS
 from trainer.lora import LoraAdapter
-
-SCORING_TOKENS = 4096
 
 
 class Member(nn.Module):
@@ -44,19 +43,19 @@ class Member(nn.Module):
         self.head = nn.Parameter(torch.randn(width, generator=generator) / math.sqrt(width + 1))
 
     def forward(
-        self, backbone: Backbone, lower_BTH: Tensor, batch: Batch, merged: dict[str, Tensor] | None = None
+        self, backbone: Backbone, lower_NH: Tensor, batch: Batch, merged: dict[str, Tensor] | None = None
     ) -> Tensor:
-        """(B, T): the score at every position, fp32. merged: the adapter's weights, where the caller has them."""
+        """(B, R + 1), fp32: the score before a reply's first token, and after each of its tokens. merged: the adapter's
+        weights, where the caller has them."""
         weights = self.adapter.merged() if merged is None else merged
-        upper = backbone.run(lower_BTH, self.adapter.first, backbone.depth, weights)
-        hidden_BTH = backbone.normed(upper).float()
-        here, mean = self.head.split(backbone.hidden_size)  # type: ignore[no-untyped-call]
-        at_T = torch.arange(hidden_BTH.shape[1])
-        in_reply_BT = (at_T[None, :] >= batch.prompt_lengths_B[:, None]).float()
+        upper_CH = backbone.run(lower_NH, batch, self.adapter.first, backbone.depth, weights)
+        hidden_CH = backbone.normed(upper_CH).float()
+        here_C, mean_C = (hidden_CH @ part for part in self.head.split(backbone.hidden_size))  # type: ignore[no-untyped-call]
         # A mean of projections is the projection of the mean, at a fraction of the memory.
-        total_BT = torch.cumsum((hidden_BTH @ mean) * in_reply_BT, dim=1)
-        scores_BT: Tensor = hidden_BTH @ here + total_BT / torch.cumsum(in_reply_BT, dim=1).clamp_min(1.0)
-        return scores_BT
+        mean_BR = torch.cumsum(mean_C[batch.token_BR] * batch.reply_mask_BR, dim=1)
+        mean_BR = mean_BR / torch.arange(1, mean_BR.shape[1] + 1)
+        after_BR = here_C[batch.token_BR] + mean_BR
+        return torch.cat([here_C[batch.predicting_BR[:, :1]], after_BR], dim=1)
 
 
 class RewardModel(nn.Module):
@@ -81,26 +80,25 @@ class RewardModel(nn.Module):
     def lower(self, batch: Batch) -> Tensor:
         """Hidden states below the adapters: frozen, so shared by everyone who reads them."""
         with torch.no_grad():
-            return self.backbone.run(self.backbone.embed(batch.input_ids_BT), 0, self.first)
+            return self.backbone.run(self.backbone.embed(batch), batch, 0, self.first)
 
-    def raw_scores(self, lower_BTH: Tensor, batch: Batch) -> Tensor:
+    def raw_scores(self, lower_NH: Tensor, batch: Batch) -> Tensor:
         """(M, B), before centring and scaling."""
-        last_B1 = batch.lengths_B[:, None] - 1
-        return torch.stack([m(self.backbone, lower_BTH, batch).gather(1, last_B1).squeeze(1) for m in self.members])
+        last_B1 = batch.reply_lengths_B[:, None]
+        return torch.stack([m(self.backbone, lower_NH, batch).gather(1, last_B1).squeeze(1) for m in self.members])
 
-    def scores(self, lower_BTH: Tensor, batch: Batch) -> Tensor:
+    def scores(self, lower_NH: Tensor, batch: Batch) -> Tensor:
         """(M, B): mean 0 and standard deviation 1 over the reference policy's replies, member by member."""
-        return self.raw_scores(lower_BTH, batch) * self.gain_M[:, None] + self.shift_M[:, None]
+        return self.raw_scores(lower_NH, batch) * self.gain_M[:, None] + self.shift_M[:, None]
 
     @torch.no_grad()
     def score(self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]) -> Tensor:
         """(M, B) for lists of token ids, in pieces of bounded size."""
-        batch = Batch.of(prompts, replies, pad_id=0)
-        result = torch.empty(len(self.members), len(batch))
-        for index in batch.by_length(SCORING_TOKENS):
-            piece = batch.select(index)
-            result[:, index] = self.scores(self.lower(piece), piece)
-        return result
+        batch = Batch.of(prompts, replies)
+        result_MB = torch.empty(len(self.members), len(batch))
+        for part in batch.by_length(SCORING_TOKENS):
+            result_MB[:, part.replies] = self.scores(self.lower(part.batch), part.batch)
+        return result_MB
 
     @torch.no_grad()
     def standardise(self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]) -> None:
@@ -195,9 +193,10 @@ def _loss(
     """The members' summed loss on one batch of votes."""
     pairs = [(i, e) for i, e in enumerate(examples) if isinstance(e, PairExample)]
     thumbs = [(i, e) for i, e in enumerate(examples) if isinstance(e, ThumbExample)]
-    prompts = [e.prompt for _, e in pairs] * 2 + [e.prompt for _, e in thumbs]
-    replies = [e.left for _, e in pairs] + [e.right for _, e in pairs] + [e.reply for _, e in thumbs]
-    batch = Batch.of(prompts, replies, pad_id=0)
+    # Left and right are neighbours, so that they share their prompt.
+    prompts = [e.prompt for _, e in pairs for _ in range(2)] + [e.prompt for _, e in thumbs]
+    replies = [reply for _, e in pairs for reply in (e.left, e.right)] + [e.reply for _, e in thumbs]
+    batch = Batch.of(prompts, replies)
     scores_MB = model.raw_scores(model.lower(batch), batch)
     count = len(pairs)
     weight_S = torch.tensor([example.weight for example in examples])
@@ -209,7 +208,7 @@ def _loss(
     loss = torch.zeros(())
     for member, (scores_B, vote_model) in enumerate(zip(scores_MB, votes, strict=True)):
         weights = weight_S * bootstrap_MS[member]
-        left_P, right_P, single_S = scores_B[:count], scores_B[count : 2 * count], scores_B[2 * count :]
+        left_P, right_P, single_S = scores_B[0 : 2 * count : 2], scores_B[1 : 2 * count : 2], scores_B[2 * count :]
         if pairs:
             nll_P = vote_model.pair_nll(left_P, right_P, outcomes_P) + config.centring * (left_P + right_P) ** 2
             loss = loss + (nll_P * weights[pair_rows]).sum() / len(examples)

@@ -18,10 +18,9 @@ from torch import Tensor
 
 from tests.trainer.models import END
 from trainer.backbone import Backbone
-from trainer.batches import Batch
 from trainer.config import LoraConfig
+from trainer.logprobs import score_logprobs
 from trainer.lora import LoraAdapter
-from trainer.ppo import reply_logprobs
 from trainer.sampler import Rollout, Sampler
 
 TEMPERATURE = 0.7
@@ -30,9 +29,8 @@ TEMPERATURE = 0.7
 @torch.no_grad()
 def gap(backbone: Backbone, weights: dict[str, Tensor], rollouts: Sequence[Rollout]) -> float:
     """Mean absolute difference between the engine's logprobs and the trainer's under `weights`."""
-    batch = Batch.of([r.prompt for r in rollouts], [r.reply for r in rollouts], pad_id=0)
-    hidden = backbone.run(backbone.embed(batch.input_ids_BT), 0, backbone.depth, weights)
-    found, _ = reply_logprobs(backbone, hidden, batch, TEMPERATURE)
+    prompts, replies = [r.prompt for r in rollouts], [r.reply for r in rollouts]
+    found = score_logprobs(backbone, prompts, replies, TEMPERATURE, weights)
     gaps = [abs(float(found[row, t]) - value) for row, r in enumerate(rollouts) for t, value in enumerate(r.logprobs)]
     return sum(gaps) / len(gaps)
 

@@ -19,7 +19,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from trainer.backbone import Backbone
+from trainer.backbone import FROZEN, Backbone, Weights
+from trainer.batches import Batch
 from trainer.sampler import Rollout
 
 VOCAB = 48
@@ -107,6 +108,18 @@ def make_model_folder(folder: Path, *, seed: int = 0, **config: Any) -> Path:
     return folder
 
 
+def read_whole(rows: Sequence[Sequence[int]]) -> Batch:
+    """A batch of which every position is read: each row's first token is its prompt."""
+    return Batch.of([row[:1] for row in rows], [row[1:] for row in rows], shared=False)
+
+
+@torch.no_grad()
+def all_logits(backbone: Backbone, rows: Sequence[Sequence[int]], weights: Weights = FROZEN) -> Tensor:
+    """(tokens, V), row after row."""
+    batch = read_whole(rows)
+    return backbone.logits(backbone.normed(backbone.run(backbone.embed(batch), batch, 0, backbone.depth, weights)))
+
+
 class TorchSampler:
     """`trainer.ppo.Samples` by plain torch, in float32: exact and quick at these sizes. The real engine has its own
     tests (test_sampler.py, test_run.py)."""
@@ -132,11 +145,9 @@ class TorchSampler:
             alive = [row for row in range(len(rows)) if not ended[row]]
             if not alive:
                 break
-            longest = max(len(rows[row]) for row in alive)
-            ids = torch.tensor([rows[row] + [0] * (longest - len(rows[row])) for row in alive])
-            hidden = self.backbone.run(self.backbone.embed(ids), 0, self.backbone.depth, self.weights)
-            last = torch.tensor([len(rows[row]) - 1 for row in alive])
-            logits = self.backbone.logits(self.backbone.normed(hidden[torch.arange(len(alive)), last])) / temperature
+            batch = Batch.of([rows[row][:-1] for row in alive], [rows[row][-1:] for row in alive], shared=False)
+            hidden = self.backbone.run(self.backbone.embed(batch), batch, 0, self.backbone.depth, self.weights)
+            logits = self.backbone.logits(self.backbone.normed(hidden[batch.token_BR[:, 0]])) / temperature
             table = torch.log_softmax(logits, -1)
             drawn = torch.multinomial(table.exp(), 1, generator=generator)
             for place, row in enumerate(alive):

@@ -1,32 +1,45 @@
-"""The backbone, layer by layer, is transformers' own forward; padding changes nothing; other layouts are refused."""
+"""The backbone, layer by layer, is transformers' own forward; packing and sharing change nothing; other families are
+refused."""
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from tests.trainer.models import FAMILIES, VOCAB, causal_lm, make_backbone
+import trainer.logprobs
+from tests.trainer.models import FAMILIES, VOCAB, all_logits, causal_lm, make_backbone, read_whole
 from trainer.backbone import ADAPTED, Backbone
 from trainer.batches import Batch
+from trainer.config import LoraConfig
 from trainer.errors import UnsupportedModel
-from trainer.ppo import reply_logprobs
+from trainer.logprobs import reply_logprobs, score_logprobs
+from trainer.lora import LoraAdapter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def _ids(rows: int = 3, steps: int = 11) -> Tensor:
-    return torch.randint(2, VOCAB, (rows, steps), generator=torch.Generator().manual_seed(4))
+LENGTHS = (11, 4, 7)
 
 
-def _logits(backbone: Backbone, ids: Tensor, *cuts: int) -> Tensor:
-    hidden = backbone.embed(ids)
-    bounds = [0, *cuts, backbone.depth]
-    for start, stop in pairwise(bounds):
-        hidden = backbone.run(hidden, start, stop)
+def _rows() -> list[list[int]]:
+    generator = torch.Generator().manual_seed(4)
+    return [torch.randint(2, VOCAB, (length,), generator=generator).tolist() for length in LENGTHS]
+
+
+def _logits(backbone: Backbone, *cuts: int) -> Tensor:
+    batch = read_whole(_rows())
+    hidden = backbone.embed(batch)
+    for start, stop in pairwise([0, *cuts, backbone.depth]):
+        hidden = backbone.run(hidden, batch, start, stop)
     return backbone.logits(backbone.normed(hidden))
+
+
+def _by_transformers(model: Any) -> Tensor:
+    return torch.cat([model(input_ids=torch.tensor([row])).logits[0] for row in _rows()])
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
@@ -34,11 +47,11 @@ def _logits(backbone: Backbone, ids: Tensor, *cuts: int) -> Tensor:
 @torch.no_grad()
 def test_layers_run_one_by_one_give_what_transformers_gives(family: str, tied: bool) -> None:
     model = causal_lm(family, tie_word_embeddings=tied)
-    expected = model(input_ids=_ids()).logits
+    expected = _by_transformers(model)
     backbone = Backbone(model)
     assert expected.std() > 0.1, "the model must have something to say"
-    torch.testing.assert_close(_logits(backbone, _ids()), expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(_logits(backbone, _ids(), 1, 2), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(_logits(backbone), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(_logits(backbone, 1, 2), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -46,35 +59,37 @@ def test_layers_run_one_by_one_give_what_transformers_gives(family: str, tied: b
 def test_other_weights_take_the_place_of_the_frozen_ones_and_leave_no_trace(family: str) -> None:
     model = causal_lm(family)
     backbone = Backbone(model)
-    before = _logits(backbone, _ids())
+    before = _logits(backbone)
     generator = torch.Generator().manual_seed(1)
     changed = {
         name: backbone.weight(name) + 0.05 * torch.randn(backbone.weight(name).shape, generator=generator)
         for layer in range(backbone.depth)
-        for name in [f"{layer}.{linear}.weight" for linear in ADAPTED]
+        for name in [f"layers.{layer}.{linear}.weight" for linear in ADAPTED]
     }
-    hidden = backbone.run(backbone.embed(_ids()), 0, backbone.depth, changed)
-    found = backbone.logits(backbone.normed(hidden))
-    assert torch.equal(_logits(backbone, _ids()), before)
+    found = all_logits(backbone, _rows(), changed)
+    assert torch.equal(_logits(backbone), before)
     # What a checkpoint of the merged weights says in transformers itself.
     other = causal_lm(family, seed=9)
     other.load_state_dict(backbone.merged_state(changed), strict=True)
-    torch.testing.assert_close(found, other(input_ids=_ids()).logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, _by_transformers(other), rtol=1e-5, atol=1e-5)
     assert (found - before).abs().max() > 1e-2
 
 
+PROMPTS = [[5, 6, 7], [5, 6, 7], [5, 6, 7], [8], [9, 10], [5, 6, 7]]
+REPLIES = [[11, 12], [13, 14, 15, 16, 17, 1], [1], [1], [2, 3, 4], [11, 12]]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_padding_changes_no_logprob_and_the_logprob_is_read_where_the_token_is_predicted() -> None:
-    model = causal_lm()
+def test_a_logprob_is_what_it_would_be_alone_whoever_shares_the_prompt(family: str, shared: bool) -> None:
+    model = causal_lm(family)
     backbone = Backbone(model)
-    prompts, replies = [[5, 6, 7], [8], [9, 10]], [[11, 12], [13, 14, 15, 16, 17, 1], [1]]
-    together = Batch.of(prompts, replies, pad_id=0)
-    otherwise = Batch.of(prompts, replies, pad_id=23)
-    hidden = backbone.run(backbone.embed(together.input_ids_BT), 0, backbone.depth)
-    found, _ = reply_logprobs(backbone, hidden, together, temperature=0.7)
-    hidden = backbone.run(backbone.embed(otherwise.input_ids_BT), 0, backbone.depth)
-    torch.testing.assert_close(reply_logprobs(backbone, hidden, otherwise, 0.7)[0], found)
-    for row, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
+    batch = Batch.of(PROMPTS, REPLIES, shared=shared)
+    assert batch.prompts == (4 if shared else 6)
+    hidden = backbone.run(backbone.embed(batch), batch, 0, backbone.depth)
+    found, _ = reply_logprobs(backbone, hidden, batch, temperature=0.7)
+    for row, (prompt, reply) in enumerate(zip(PROMPTS, REPLIES, strict=True)):
         logits = model(input_ids=torch.tensor([prompt + reply])).logits[0].double() / 0.7
         table = torch.log_softmax(logits, -1)
         expected = [float(table[len(prompt) - 1 + t, token]) for t, token in enumerate(reply)]
@@ -83,12 +98,39 @@ def test_padding_changes_no_logprob_and_the_logprob_is_read_where_the_token_is_p
 
 
 @torch.no_grad()
+def test_logprobs_in_several_passes_are_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = make_backbone()
+    whole = score_logprobs(backbone, PROMPTS, REPLIES, 0.7)
+    monkeypatch.setattr(trainer.logprobs, "SCORING_TOKENS", 8)
+    torch.testing.assert_close(score_logprobs(backbone, PROMPTS, REPLIES, 0.7), whole)
+
+
+def test_sharing_a_prompt_changes_no_gradient() -> None:
+    gradients = []
+    for shared in (True, False):
+        backbone = make_backbone()
+        adapter = LoraAdapter(backbone, LoraConfig(rank=2, alpha=4.0), seed=0)
+        with torch.no_grad():
+            for parameter in adapter.b.values():
+                parameter.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
+        batch = Batch.of(PROMPTS, REPLIES, shared=shared)
+        hidden = backbone.run(backbone.embed(batch), batch, 0, backbone.depth, adapter.merged())
+        weights = torch.arange(1.0, 7.0)[:, None]
+        (reply_logprobs(backbone, hidden, batch, 0.7)[0] * weights).sum().backward()  # type: ignore[no-untyped-call]
+        gradients.append([parameter.grad for parameter in adapter.parameters()])
+    for found, expected in zip(*gradients, strict=True):
+        assert expected is not None
+        assert expected.any()
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
 def test_the_entropy_is_that_of_the_tempered_distribution() -> None:
     backbone = make_backbone()
-    batch = Batch.of([[5, 6]], [[7, 8, 1]], pad_id=0)
-    hidden = backbone.run(backbone.embed(batch.input_ids_BT), 0, backbone.depth)
+    batch = Batch.of([[5, 6]], [[7, 8, 1]])
+    hidden = backbone.run(backbone.embed(batch), batch, 0, backbone.depth)
     _, entropy = reply_logprobs(backbone, hidden, batch, temperature=1.3)
-    table = torch.log_softmax(backbone.logits(backbone.normed(hidden))[0, 1:4].double() / 1.3, -1)
+    table = torch.log_softmax(all_logits(backbone, [[5, 6, 7, 8, 1]])[1:4].double() / 1.3, -1)
     torch.testing.assert_close(entropy[0].double(), -(table.exp() * table).sum(-1), rtol=1e-5, atol=1e-5)
 
 
@@ -98,7 +140,7 @@ def test_the_backbone_is_frozen() -> None:
     assert not backbone.model.training
 
 
-def test_a_model_of_another_layout_is_refused_with_the_mend() -> None:
+def test_a_model_of_another_family_is_refused_with_the_mend() -> None:
     model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=20, n_positions=16))
     with pytest.raises(UnsupportedModel, match=r"GPT2LMHeadModel .* use a Llama, Qwen2, Qwen3 or Mistral model"):
         Backbone(model)
@@ -111,6 +153,6 @@ def test_a_folder_is_loaded_in_the_type_that_serves(tmp_path: Path) -> None:
     backbone = Backbone.load(tmp_path)
     assert backbone.dtype is torch.bfloat16
     exact = Backbone.load(tmp_path, torch.float32)
-    torch.testing.assert_close(_logits(exact, _ids()), model(input_ids=_ids()).logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(_logits(exact), _by_transformers(model), rtol=1e-5, atol=1e-5)
     state = exact.merged_state({})
     assert "lm_head.weight" not in state, "a tied checkpoint names its embedding once"

@@ -1,4 +1,4 @@
-"""Batches of prompts and replies: what is real, what is padding, and where each token is predicted from."""
+"""Packed batches: where each token lies, what it sees, and where it is predicted from."""
 
 import pytest
 import torch
@@ -7,49 +7,82 @@ from hypothesis import strategies as st
 
 from trainer.batches import Batch
 
-PAD = 0
 ids = st.lists(st.integers(1, 40), min_size=1, max_size=9)
-rows = st.lists(st.tuples(ids, ids), min_size=1, max_size=6)
+rows = st.lists(st.tuples(st.sampled_from([[7], [7, 8, 9], [3, 3]]), ids), min_size=1, max_size=8)
 Rows = list[tuple[list[int], list[int]]]
 
 
-def _batch(pairs: Rows) -> Batch:
-    return Batch.of([prompt for prompt, _ in pairs], [reply for _, reply in pairs], pad_id=PAD)
+def _batch(pairs: Rows, *, shared: bool = True) -> Batch:
+    return Batch.of([prompt for prompt, _ in pairs], [reply for _, reply in pairs], shared=shared)
+
+
+@given(rows, st.booleans())
+def test_every_token_is_where_it_belongs(pairs: Rows, shared: bool) -> None:
+    batch = _batch(pairs, shared=shared)
+    mask, found = batch.reply_mask_BR, batch.reply_ids_BR
+    assert len(batch) == len(pairs)
+    assert mask.shape == found.shape == (len(pairs), max(len(r) for _, r in pairs))
+    read_C, at_C = batch.ids_N[batch.read_C], batch.positions_N[batch.read_C]
+    for row, (prompt, reply) in enumerate(pairs):
+        assert found[row][mask[row]].tolist() == reply
+        assert read_C[batch.token_BR[row][mask[row]]].tolist() == reply
+        # Token t of a reply stands at position context + t, and is predicted by the token before it.
+        assert at_C[batch.token_BR[row][mask[row]]].tolist() == [len(prompt) + t for t in range(len(reply))]
+        assert read_C[batch.predicting_BR[row][mask[row]]].tolist() == [prompt[-1], *reply[:-1]]
+        assert at_C[batch.predicting_BR[row][mask[row]]].tolist() == [len(prompt) - 1 + t for t in range(len(reply))]
 
 
 @given(rows)
-def test_every_token_is_where_it_belongs(pairs: Rows) -> None:
-    batch = _batch(pairs)
-    mask, found, predicting = batch.reply_mask_BR, batch.reply_ids_BR, batch.predicting_BR
-    assert batch.input_ids_BT.shape == (len(pairs), max(len(p) + len(r) for p, r in pairs))
-    assert mask.shape == found.shape == predicting.shape == (len(pairs), max(len(r) for _, r in pairs))
-    for row, (prompt, reply) in enumerate(pairs):
-        whole = prompt + reply
-        assert batch.input_ids_BT[row, : len(whole)].tolist() == whole
-        assert not batch.input_ids_BT[row, len(whole) :].any()
-        assert found[row][mask[row]].tolist() == reply
-        assert mask[row].sum() == len(reply)
-        # Token t of a reply is predicted at position context − 1 + t, which is the token just before it.
-        assert predicting[row][mask[row]].tolist() == [len(prompt) - 1 + t for t in range(len(reply))]
-        assert batch.input_ids_BT[row, predicting[row, 0]] == prompt[-1]
+def test_neighbours_with_the_same_prompt_run_it_once(pairs: Rows) -> None:
+    shared = 1 + sum(pairs[i][0] != pairs[i - 1][0] for i in range(1, len(pairs)))
+    assert _batch(pairs).prompts == shared
+    assert _batch(pairs, shared=False).prompts == len(pairs)
+    alone = sum(len(prompt) + len(reply) for prompt, reply in pairs)
+    assert len(_batch(pairs, shared=False).ids_N) == alone, "no position is padding"
+    saved = sum(len(pairs[i][0]) for i in range(1, len(pairs)) if pairs[i][0] == pairs[i - 1][0])
+    assert len(_batch(pairs).ids_N) == alone - saved
 
 
-@given(rows, st.data())
-def test_a_selection_is_the_batch_of_its_rows(pairs: Rows, data: st.DataObject) -> None:
-    index = data.draw(st.lists(st.integers(0, len(pairs) - 1), min_size=1, max_size=6))
-    chosen, direct = _batch(pairs).select(torch.tensor(index)), _batch([pairs[i] for i in index])
-    assert torch.equal(chosen.input_ids_BT, direct.input_ids_BT)
-    assert torch.equal(chosen.reply_mask_BR, direct.reply_mask_BR)
-    assert torch.equal(chosen.lengths_B, direct.lengths_B)
+def test_a_reply_sees_its_prompt_and_itself_and_nothing_later() -> None:
+    batch = Batch.of([[5, 6], [5, 6], [7]], [[1, 2], [3], [4]])
+    seen = batch.mask(torch.float32, read=False) == 0
+    assert seen.shape == (2, 1, 5, 5)
+    expected = [
+        [1, 0, 0, 0, 0],  # 5
+        [1, 1, 0, 0, 0],  # 6
+        [1, 1, 1, 0, 0],  # 1, of the first reply
+        [1, 1, 1, 1, 0],  # 2
+        [1, 1, 0, 0, 1],  # 3, of the second
+    ]
+    assert seen[0, 0].int().tolist() == expected
+    read = batch.mask(torch.float32, read=True) == 0
+    assert read[0, 0].int().tolist() == expected[1:]
+
+
+@given(rows, st.booleans(), st.data())
+def test_a_selection_is_the_batch_of_its_rows_and_knows_where_they_were(
+    pairs: Rows, shared: bool, data: st.DataObject
+) -> None:
+    batch = _batch(pairs, shared=shared)
+    index = data.draw(st.lists(st.integers(0, batch.prompts - 1), min_size=1, max_size=6, unique=True))
+    part = batch.select(torch.tensor(index))
+    assert torch.equal(part.batch.ids_N, batch.ids_N[part.tokens])
+    assert torch.equal(part.batch.positions_N, batch.positions_N[part.tokens])
+    steps = part.batch.reply_mask_BR.shape[1]
+    assert torch.equal(part.batch.reply_ids_BR, batch.reply_ids_BR[part.replies, :steps])
+    assert torch.equal(part.batch.reply_mask_BR, batch.reply_mask_BR[part.replies, :steps])
 
 
 @given(rows, st.integers(1, 60))
-def test_groups_cover_every_row_once_and_keep_to_their_size(pairs: Rows, limit: int) -> None:
+def test_parts_cover_every_reply_once_and_keep_to_their_size(pairs: Rows, limit: int) -> None:
     batch = _batch(pairs)
-    groups = batch.by_length(limit)
-    assert sorted(torch.cat(groups).tolist()) == list(range(len(pairs)))
-    for group in groups:
-        assert len(group) == 1 or batch.select(group).input_ids_BT.numel() <= limit
+    parts = batch.by_length(limit)
+    assert sorted(torch.cat([part.replies for part in parts]).tolist()) == list(range(len(pairs)))
+    assert sorted(torch.cat([part.tokens for part in parts]).tolist()) == list(range(len(batch.ids_N)))
+    for part in parts:
+        assert part.batch.prompts == 1 or part.batch.prompts * part.batch.row_tokens <= limit
+    some = batch.by_length(limit, among=torch.tensor([0]))
+    assert [part.rows.tolist() for part in some] == [[0]]
 
 
 @pytest.mark.parametrize(
@@ -60,4 +93,4 @@ def test_a_batch_without_something_to_learn_is_refused(
     prompts: list[list[int]], replies: list[list[int]], reason: str
 ) -> None:
     with pytest.raises(ValueError, match=reason):
-        Batch.of(prompts, replies, pad_id=PAD)
+        Batch.of(prompts, replies)

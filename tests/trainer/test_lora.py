@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.trainer.models import make_backbone
+from tests.trainer.models import make_backbone, read_whole
 from trainer.backbone import ADAPTED, Backbone
 from trainer.config import LoraConfig
 from trainer.errors import OtherAdapter
@@ -34,7 +34,8 @@ def test_a_new_adapter_changes_nothing(backbone: Backbone) -> None:
 
 def test_a_new_adapter_can_learn_and_its_seed_decides_its_start(backbone: Backbone) -> None:
     adapter = LoraAdapter(backbone, CONFIG, seed=0)
-    hidden = backbone.run(backbone.embed(torch.tensor([[2, 3, 4]])), 0, backbone.depth, adapter.merged())
+    batch = read_whole([[2, 3, 4]])
+    hidden = backbone.run(backbone.embed(batch), batch, 0, backbone.depth, adapter.merged())
     hidden.square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in adapter.b.values())
     assert all(parameter.any() for parameter in adapter.a.values())
@@ -48,9 +49,9 @@ def test_a_new_adapter_can_learn_and_its_seed_decides_its_start(backbone: Backbo
 def test_merged_is_the_weight_plus_scaled_b_a(backbone: Backbone) -> None:
     adapter = _trained(backbone)
     merged = adapter.merged()
-    assert sorted(merged) == sorted(f"{layer}.{linear}.weight" for layer in range(3) for linear in ADAPTED)
+    assert sorted(merged) == sorted(f"layers.{layer}.{linear}.weight" for layer in range(3) for linear in ADAPTED)
     for name, found in merged.items():
-        key = name.removesuffix(".weight").replace(".", "/")
+        key = name.removeprefix("layers.").removesuffix(".weight").replace(".", "/")
         expected = backbone.weight(name).double() + 12.0 / 3 * adapter.b[key].double() @ adapter.a[key].double()
         torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
         assert not torch.equal(found, backbone.weight(name))
@@ -62,15 +63,15 @@ def test_merged_weights_act_as_the_low_rank_path_beside_the_frozen_one(backbone:
     x = torch.randn(5, backbone.hidden_size)
     name = "1.self_attn.q_proj"
     a, b = adapter.a[name.replace(".", "/")], adapter.b[name.replace(".", "/")]
-    beside = x @ backbone.weight(f"{name}.weight").T + adapter.scale * (x @ a.T) @ b.T
-    torch.testing.assert_close(x @ adapter.merged()[f"{name}.weight"].T, beside, rtol=1e-4, atol=1e-5)
+    beside = x @ backbone.weight(f"layers.{name}.weight").T + adapter.scale * (x @ a.T) @ b.T
+    torch.testing.assert_close(x @ adapter.merged()[f"layers.{name}.weight"].T, beside, rtol=1e-4, atol=1e-5)
 
 
 def test_only_the_layers_from_first_on_are_adapted_and_the_frozen_weights_are_nobodys_parameters(
     backbone: Backbone,
 ) -> None:
     adapter = LoraAdapter(backbone, CONFIG, seed=0, first=2)
-    assert {name.split(".")[0] for name in adapter.merged()} == {"2"}
+    assert {name.split(".")[1] for name in adapter.merged()} == {"2"}
     assert len(list(adapter.parameters())) == 2 * len(ADAPTED)
 
 
@@ -126,7 +127,8 @@ def test_merged_once_has_the_gradients_of_merging_each_time(backbone: Backbone) 
     each_time, once = _trained(backbone), _trained(backbone)
 
     def loss(weights: dict[str, torch.Tensor], token: int) -> torch.Tensor:
-        hidden = backbone.run(backbone.embed(torch.tensor([[2, token, 4]])), 0, backbone.depth, weights)
+        batch = read_whole([[2, token, 4]])
+        hidden = backbone.run(backbone.embed(batch), batch, 0, backbone.depth, weights)
         return hidden.float().square().mean()
 
     for token in (3, 5):
@@ -148,6 +150,6 @@ def test_merged_once_adds_small_gradients_up_in_fp32(backbone: Backbone) -> None
         name, weight = next(iter(weights.items()))
         for factor in (1.0, *[2**-10] * 64):
             (weight.sum() * factor).backward()  # type: ignore[no-untyped-call]
-    key = name.removesuffix(".weight").replace(".", "/")
+    key = name.removeprefix("layers.").removesuffix(".weight").replace(".", "/")
     expected_RI = adapter.scale * (1 + 64 * 2**-10) * adapter.b[key].sum(0)[:, None].expand_as(adapter.a[key])
     torch.testing.assert_close(adapter.a[key].grad, expected_RI, rtol=1e-4, atol=1e-6)

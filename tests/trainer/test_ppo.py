@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.trainer.models import TorchSampler, make_backbone
+from tests.trainer.models import TorchSampler, all_logits, make_backbone
 from trainer.backbone import Backbone
 from trainer.batches import Batch
 from trainer.checkpoint import RunFolder
@@ -93,9 +93,7 @@ def test_a_dear_kl_keeps_the_policy_near_the_reference(backbone: Backbone) -> No
 
 def test_a_rule_that_must_not_be_broken_is_learned(backbone: Backbone) -> None:
     """The token that the model says most often, in a reply of one token, is forbidden."""
-    prompt = torch.tensor([PROMPTS[0]])
-    hidden = backbone.run(backbone.embed(prompt), 0, backbone.depth)
-    favourite = int(backbone.logits(backbone.normed(hidden))[0, -1].argmax())
+    favourite = int(all_logits(backbone, [PROMPTS[0]])[-1].argmax())
     rules = RewardConfig(missing_end=0.0, banned=(f"<{favourite}>",), banned_penalty=3.0)
     # Without the end token in play, every reply would count as unended: let it end on anything.
     ppo = make_ppo(backbone, sampler=OneToken(), reward=rules, batch_size=32, response_tokens=1, kl_coefficient=0.0)
@@ -272,7 +270,7 @@ def test_an_update_does_not_depend_on_how_the_minibatch_is_cut(backbone: Backbon
         ppo = make_ppo(backbone, epochs=1, minibatches=1, batch_size=48, microbatch_tokens=tokens)
         ppo.step()
         rows.append(ppo.policy.state_dict() | ppo.critic.state_dict())
-    pieces = Batch.of([[1] * 2] * 48, [[1] * 6] * 48, pad_id=0).by_length(256)
+    pieces = Batch.of([[1] * 2] * 48, [[1] * 6] * 48, shared=False).by_length(256)
     assert len(pieces) > 1, "the smaller limit must cut the minibatch"
     for name, tensor in rows[0].items():
         torch.testing.assert_close(tensor, rows[1][name], rtol=1e-2, atol=1e-4)

@@ -80,7 +80,7 @@ def _measured(model: torch.nn.Module, probe: Probe) -> list[list[float]]:
 
 def _model(base: Path, weights: dict[str, Tensor]) -> torch.nn.Module:
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-    model.load_state_dict({f"model.layers.{name}": w.detach() for name, w in weights.items()}, strict=False)
+    model.load_state_dict({f"model.{name}": w.detach() for name, w in weights.items()}, strict=False)
     return model.eval()  # type: ignore[no-any-return]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.trainer.models import END, VOCAB, make_backbone
+from tests.trainer.models import END, VOCAB, make_backbone, read_whole
 from trainer.assessment import assess
 from trainer.backbone import Backbone
 from trainer.batches import Batch
@@ -193,9 +193,10 @@ def test_a_score_is_read_at_the_last_real_token_and_padding_does_not_touch_it(fi
     member: Member = model.members[0]  # type: ignore[assignment]
     here, mean = member.head.split(model.backbone.hidden_size)  # type: ignore[no-untyped-call]
     for row, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
-        ids = torch.tensor([prompt + reply])
-        hidden = model.backbone.run(model.backbone.embed(ids), 0, model.backbone.depth, member.adapter.merged())
-        states = model.backbone.normed(hidden)[0]
+        batch = read_whole([prompt + reply])
+        weights = member.adapter.merged()
+        hidden = model.backbone.run(model.backbone.embed(batch), batch, 0, model.backbone.depth, weights)
+        states = model.backbone.normed(hidden)
         raw = states[-1] @ here + states[len(prompt) :].mean(0) @ mean
         expected = raw * model.gain_M[0] + model.shift_M[0]
         assert together[0, row].item() == pytest.approx(expected.item(), abs=1e-3)
@@ -220,18 +221,18 @@ def test_the_critic_starts_as_the_reward_models_first_member_in_the_rewards_unit
     prompts, replies = _replies(30, seed=16)
     model.standardise(prompts, replies)
     critic = Critic(shared_backbone, model)
-    batch = Batch.of(prompts, replies, pad_id=0)
+    batch = Batch.of(prompts, replies)
     lower = model.lower(batch)
     values = critic.values(shared_backbone, lower, batch)
     # Extended by one token, the value before that token is what the first member thinks of the reply so far.
-    extended = Batch.of(prompts, [[*reply, 9] for reply in replies], pad_id=0)
+    extended = Batch.of(prompts, [[*reply, 9] for reply in replies])
     before_it = critic.values(shared_backbone, model.lower(extended), extended)
     last = before_it.gather(1, (extended.reply_lengths_B - 1)[:, None]).squeeze(1)
     torch.testing.assert_close(last, model.score(prompts, replies)[0], rtol=1e-4, atol=1e-4)
     # And every value is read one position before its token.
     for row in range(5):
         for t in range(len(replies[row])):
-            seen = Batch.of([prompts[row]], [replies[row][:t] or [2]], pad_id=0)
+            seen = Batch.of([prompts[row]], [replies[row][:t] or [2]])
             if t:
                 expected = model.scores(model.lower(seen), seen)[0, 0]
                 assert values[row, t].item() == pytest.approx(expected.item(), abs=1e-3)
