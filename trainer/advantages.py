@@ -1,7 +1,8 @@
-"""Per-token rewards, generalised advantage estimation and whitening: pure functions.
+"""Per-token rewards and advantages, by GAE or by leaving one out, and whitening: pure functions.
 
 Sources: Schulman et al. 2016 (arXiv 1506.02438) for GAE; lm-human-preferences for where the score goes and for
-whitening. Shapes: B replies, R reply tokens; masks are True on real reply tokens.
+whitening; Ahmadian et al. 2024 (arXiv 2402.14740) for RLOO. Shapes: P prompts, K replies to each, B replies in all, R
+reply tokens; masks are True on real reply tokens.
 """
 
 from __future__ import annotations
@@ -43,3 +44,10 @@ def whiten(values_BR: Tensor, mask_BR: Tensor) -> Tensor:
     mean = chosen.mean()
     variance = chosen.var(unbiased=False)
     return (values_BR - mean) * torch.rsqrt(variance + 1e-8) * mask_BR
+
+
+def leave_one_out(rewards_B: Tensor, replies_per_prompt: int) -> Tensor:
+    """(B,): each reply's reward less the mean of the others to the same prompt; K neighbours share a prompt."""
+    rewards_PK = rewards_B.view(-1, replies_per_prompt)
+    others_PK = (rewards_PK.sum(1, keepdim=True) - rewards_PK) / (replies_per_prompt - 1)
+    return (rewards_PK - others_PK).view(-1)

@@ -38,8 +38,9 @@ ADAPTED = (
     "mlp.up_proj",
     "mlp.down_proj",
 )
+EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
-Weights = Mapping[str, Tensor]  # by name below `model.`, such as "layers.0.mlp.up_proj.weight"
+Weights = Mapping[str, Tensor]  # by name below `model.`, such as "layers.0.mlp.up_proj.weight"; the head is HEAD
 FROZEN: Weights = {}
 
 
@@ -77,9 +78,20 @@ class Backbone:
         """A frozen weight by its name below `model.`, such as `layers.0.mlp.up_proj.weight`."""
         return self._inner.get_parameter(name)  # type: ignore[no-any-return]
 
-    def embed(self, batch: Batch) -> Tensor:
+    def weights(self) -> dict[str, Tensor]:
+        """All frozen weights by their names below `model.`, with the head where it is not the embedding again."""
+        found = dict(self._inner.named_parameters())
+        if not self.tied:
+            found[HEAD] = self.model.get_parameter(HEAD)
+        return found
+
+    @property
+    def tied(self) -> bool:
+        return bool(getattr(self.config, "tie_word_embeddings", False))
+
+    def embed(self, batch: Batch, weights: Weights = FROZEN) -> Tensor:
         """(N, H)."""
-        return F.embedding(batch.ids_N, self._inner.embed_tokens.weight)
+        return F.embedding(batch.ids_N, weights.get(EMBEDDING, self._inner.embed_tokens.weight))
 
     def run(self, hidden_NH: Tensor, batch: Batch, start: int, stop: int, weights: Weights = FROZEN) -> Tensor:
         """Layers start..stop−1, with `weights` in place of the frozen ones. (N, H), but (C, H) from the top: the last
@@ -102,12 +114,13 @@ class Backbone:
         layer: Any = self.layers[index]
 
         def linear(name: str, x: Tensor) -> Tensor:
-            module = layer.get_submodule(name)
-            return F.linear(x, weights.get(f"layers.{index}.{name}.weight", module.weight), module.bias)
+            module, path = layer.get_submodule(name), f"layers.{index}.{name}"
+            weight, bias = weights.get(f"{path}.weight", module.weight), weights.get(f"{path}.bias", module.bias)
+            return F.linear(x, weight, bias)
 
         def norm(name: str, x: Tensor) -> Tensor:
             module = layer.get_submodule(name)
-            return rms_norm(x, module.weight, module.variance_epsilon)
+            return rms_norm(x, weights.get(f"layers.{index}.{name}.weight", module.weight), module.variance_epsilon)
 
         def heads(name: str, x: Tensor) -> Tensor:
             return linear(f"self_attn.{name}_proj", x).view(len(x), -1, layer.self_attn.head_dim)
@@ -134,20 +147,22 @@ class Backbone:
         gated = layer.mlp.act_fn(linear("mlp.gate_proj", normed)) * linear("mlp.up_proj", normed)
         return hidden_NH + linear("mlp.down_proj", gated)
 
-    def normed(self, hidden: Tensor) -> Tensor:
-        return self._inner.norm(hidden)  # type: ignore[no-any-return]
+    def normed(self, hidden: Tensor, weights: Weights = FROZEN) -> Tensor:
+        norm = self._inner.norm
+        return rms_norm(hidden, weights.get("norm.weight", norm.weight), norm.variance_epsilon)
 
-    def logits(self, normed_CH: Tensor) -> Tensor:
+    def logits(self, normed_CH: Tensor, weights: Weights = FROZEN) -> Tensor:
         """fp32 logits of normed hidden states."""
-        return self.model.lm_head(normed_CH).float()  # type: ignore[no-any-return, operator]
+        frozen = self.model.get_parameter(f"model.{EMBEDDING}" if self.tied else HEAD)
+        return F.linear(normed_CH, weights.get(EMBEDDING if self.tied else HEAD, frozen)).float()
 
     def merged_state(self, weights: Weights) -> dict[str, Tensor]:
-        """The whole model's weights under their checkpoint names, with an adapter's merged in."""
+        """The whole model's weights under their checkpoint names, with others in the place of the frozen ones."""
         state = dict(self.model.state_dict())
         for name, value in weights.items():
-            state[f"model.{name}"] = value.detach()
-        if getattr(self.config, "tie_word_embeddings", False):
-            state.pop("lm_head.weight", None)
+            state[name if name == HEAD else f"model.{name}"] = value.detach()
+        if self.tied:
+            state.pop(HEAD, None)
         return state
 
 

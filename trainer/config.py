@@ -60,6 +60,15 @@ class RewardConfig(Frozen):
 
 
 class PpoConfig(Frozen):
+    algorithm: Literal["ppo", "rloo"] = "ppo"
+    """rloo: no critic; a reply is compared with the others to the same prompt (arXiv 2402.14740)."""
+
+    method: Literal["lora", "full"] = "lora"
+    """full: every weight of policy and critic learns, and a whole checkpoint is published."""
+
+    replies_per_prompt: int = Field(1, ge=1)
+    """In one iteration. rloo needs two or more."""
+
     iterations: int = Field(12, ge=1)
     batch_size: int = Field(96, ge=2)
     minibatches: int = Field(2, ge=1)
@@ -100,9 +109,18 @@ class PpoConfig(Frozen):
 
     @model_validator(mode="after")
     def _divisible(self) -> PpoConfig:
-        if self.batch_size % self.minibatches:
+        unit = self.minibatches * self.replies_per_prompt
+        if self.batch_size % unit:
             raise ValueError(
-                f"batch_size {self.batch_size} is not a multiple of minibatches {self.minibatches}: change one of them"
+                f"batch_size {self.batch_size} is not a multiple of minibatches {self.minibatches} times "
+                f"replies_per_prompt {self.replies_per_prompt}: change one of them"
+            )
+        if self.algorithm == "rloo" and self.replies_per_prompt < 2:
+            raise ValueError("rloo compares replies to the same prompt: set replies_per_prompt to 2 or more")
+        if self.method == "full" and not {"learning_rate", "critic_learning_rate"} <= self.model_fields_set:
+            raise ValueError(
+                'the default learning rates are for adapters: with method "full" set learning_rate and '
+                "critic_learning_rate (1e-5 is a cautious start)"
             )
         return self
 
@@ -137,6 +155,12 @@ class TrainingConfig(Frozen):
     reward: RewardConfig = RewardConfig()
     ppo: PpoConfig = PpoConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _publishable(self) -> TrainingConfig:
+        if self.ppo.method == "full" and self.publish != "full":
+            raise ValueError('ppo.method "full" changes every weight, which no adapter holds: set publish to "full"')
+        return self
 
 
 class TrainerSettings(BaseSettings):

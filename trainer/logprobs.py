@@ -14,14 +14,16 @@ SCORING_TOKENS = 4096
 """Positions of one pass where no gradient is kept."""
 
 
-def reply_logprobs(backbone: Backbone, hidden_CH: Tensor, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+def reply_logprobs(
+    backbone: Backbone, hidden_CH: Tensor, batch: Batch, temperature: float, weights: Weights = FROZEN
+) -> tuple[Tensor, Tensor]:
     """fp32 logprobs of the replies' tokens at this temperature, and the (detached) entropy per token; both (B, R).
 
     hidden_CH: what the uppermost layer gives. Logits are computed only where replies are.
     """
     mask_BR = batch.reply_mask_BR
-    normed_CH = backbone.normed(hidden_CH[batch.predicting_BR[mask_BR]])
-    logprobs_CV = torch.log_softmax(backbone.logits(normed_CH) / temperature, dim=-1)
+    normed_CH = backbone.normed(hidden_CH[batch.predicting_BR[mask_BR]], weights)
+    logprobs_CV = torch.log_softmax(backbone.logits(normed_CH, weights) / temperature, dim=-1)
     chosen_C = logprobs_CV.gather(1, batch.reply_ids_BR[mask_BR][:, None]).squeeze(1)
     with torch.no_grad():
         entropy_C = -(logprobs_CV.exp() * logprobs_CV).sum(-1)
@@ -42,7 +44,7 @@ def score_logprobs(
     result_BR = torch.zeros(batch.reply_mask_BR.shape)
     for part in batch.by_length(SCORING_TOKENS):
         piece = part.batch
-        hidden_CH = backbone.run(backbone.embed(piece), piece, 0, backbone.depth, weights)
-        logprobs, _ = reply_logprobs(backbone, hidden_CH, piece, temperature)
+        hidden_CH = backbone.run(backbone.embed(piece, weights), piece, 0, backbone.depth, weights)
+        logprobs, _ = reply_logprobs(backbone, hidden_CH, piece, temperature, weights)
         result_BR[part.replies, : logprobs.shape[1]] = logprobs
     return result_BR

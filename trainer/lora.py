@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -18,16 +16,16 @@ from torch import Tensor, nn
 from trainer.backbone import ADAPTED, Backbone
 from trainer.config import LoraConfig
 from trainer.errors import OtherAdapter
+from trainer.trainable import Trainable
 
 
-class LoraAdapter(nn.Module):
+class LoraAdapter(Trainable):
     """Adapters for layers `first`..top of one backbone. B starts at zero: a new adapter changes nothing."""
 
     def __init__(self, backbone: Backbone, config: LoraConfig, seed: int, first: int = 0) -> None:
-        super().__init__()
+        super().__init__(backbone)
         self.config = config
         self.first = first
-        self._backbone = (backbone,)  # in a tuple, so that the frozen weights are not this module's own
         generator = torch.Generator().manual_seed(seed)
         self.a = nn.ParameterDict()
         self.b = nn.ParameterDict()
@@ -44,34 +42,8 @@ class LoraAdapter(nn.Module):
     def scale(self) -> float:
         return self.config.alpha / self.config.rank
 
-    def merged(self) -> dict[str, Tensor]:
-        """W + s·B·A for every adapted weight, by its name below `model.`; differentiable in A and B."""
-        dtype = self._backbone[0].dtype
-        return {name: exact.to(dtype) for name, exact in self._exact().items()}
-
-    @contextmanager
-    def merged_once(self) -> Iterator[dict[str, Tensor]]:
-        """Merged weights to go backwards through any number of times. Their gradients add up in fp32, and the way on to
-        A and B is taken once, at the end."""
-        exact = self._exact()
-        dtype = self._backbone[0].dtype
-        total: dict[str, Tensor] = {}
-
-        def leaf(name: str, weight: Tensor) -> Tensor:
-            def collect(copy: Tensor) -> None:
-                assert copy.grad is not None
-                total[name] = total[name] + copy.grad if name in total else copy.grad.float()
-                copy.grad = None
-
-            copy = weight.detach().to(dtype).requires_grad_()
-            copy.register_post_accumulate_grad_hook(collect)  # type: ignore[no-untyped-call]
-            return copy
-
-        yield {name: leaf(name, weight) for name, weight in exact.items()}
-        torch.autograd.backward([exact[name] for name in total], list(total.values()))
-
-    def _exact(self) -> dict[str, Tensor]:
-        """The merged weights in fp32."""
+    def exact(self) -> dict[str, Tensor]:
+        """W + s·B·A for every adapted weight."""
         backbone = self._backbone[0]
         result: dict[str, Tensor] = {}
         for key, a in self.a.items():
@@ -115,9 +87,3 @@ class LoraAdapter(nn.Module):
                 name = "base_model.model.model.layers." + key.replace("/", ".")
                 a.copy_(tensors[f"{name}.lora_A.weight"])
                 self.b[key].copy_(tensors[f"{name}.lora_B.weight"])
-
-    def round_to_served(self) -> None:
-        """Round to bf16 in place, so that what is measured now is what will be served."""
-        with torch.no_grad():
-            for parameter in self.parameters():
-                parameter.copy_(parameter.to(torch.bfloat16))

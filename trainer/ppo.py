@@ -1,10 +1,11 @@
-"""PPO on prompts from the log: one loop, in numbered steps.
+"""PPO, or REINFORCE leave-one-out, on prompts from the log: one loop, in numbered steps.
 
 Policy, critic and reference share one frozen backbone. What the lower layers compute for a rollout is frozen, so the
-reference, the reward model and every epoch of the critic read it from one pass.
+reference, the reward model and every epoch of the critic read it from one pass. RLOO has no critic: the other replies
+to a prompt are its baseline.
 
 Sources: Schulman et al. 2017; Ziegler et al. 2019; Stiennon et al. 2020 (the critic starts from the reward model);
-Huang et al. 2024, "The N+ implementation details of RLHF with PPO".
+Huang et al. 2024, "The N+ implementation details of RLHF with PPO"; Ahmadian et al. 2024 (RLOO).
 Shapes: M members, B episodes, R tokens of the longest reply, N packed tokens, H hidden (see `trainer.batches`).
 """
 
@@ -12,23 +13,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from trainer.advantages import gae, token_rewards, whiten
+from trainer.advantages import gae, leave_one_out, token_rewards, whiten
 from trainer.backbone import Backbone
-from trainer.batches import Batch
+from trainer.batches import Batch, Row
 from trainer.config import PpoConfig, RewardConfig
 from trainer.errors import SamplerMismatch
 from trainer.logprobs import reply_logprobs
 from trainer.lora import LoraAdapter
 from trainer.losses import adapt_kl_coefficient, importance_weights, policy_loss, value_loss
 from trainer.reward import Reward, compose
-from trainer.reward_model import Member, RewardModel
+from trainer.reward_model import Member, RewardModel, readout
 from trainer.sampler import Rollout
+from trainer.trainable import FullWeights, Trainable
 
 
 class Samples(Protocol):
@@ -73,21 +76,27 @@ class Iteration:
 class Critic(nn.Module):
     """The value of a reply so far. It starts as the reward model's first member, in the reward's units."""
 
-    def __init__(self, backbone: Backbone, reward_model: RewardModel) -> None:
+    def __init__(self, backbone: Backbone, reward_model: RewardModel, method: str = "lora") -> None:
         super().__init__()
-        self.member = Member(backbone, reward_model.config, reward_model.first, seed=0)
-        self.member.load_state_dict(reward_model.members[0].state_dict())
-        with torch.no_grad():
-            self.member.head.mul_(reward_model.gain_M[0])
+        member = cast(Member, reward_model.members[0])
+        self.weights: Trainable
+        if method == "full":
+            self.weights = FullWeights(backbone, member.adapter.merged())
+        else:
+            self.weights = LoraAdapter(backbone, reward_model.config.lora, 0, reward_model.first)
+            self.weights.load_state_dict(member.adapter.state_dict())
+        self.head = nn.Parameter(member.head.detach() * reward_model.gain_M[0])
         self.shift = nn.Parameter(reward_model.shift_M[0].clone())
 
     def values(
-        self, backbone: Backbone, lower_NH: Tensor, batch: Batch, merged: dict[str, Tensor] | None = None
+        self, backbone: Backbone, lower_NH: Tensor, batch: Batch, weights: dict[str, Tensor] | None = None
     ) -> Tensor:
-        """(B, R): V_t, read where token t is predicted from."""
-        scores_BR1 = self.member(backbone, lower_NH, batch, merged)
-        values_BR: Tensor = scores_BR1[:, :-1] + self.shift
-        return values_BR
+        """(B, R): V_t, read where token t is predicted from. lower_NH: what the frozen layers below its own give.
+        weights: its merged weights, where the caller has them."""
+        weights = self.weights.merged() if weights is None else weights
+        below_NH = lower_NH if self.weights.first else backbone.embed(batch, weights)
+        upper_CH = backbone.run(below_NH, batch, self.weights.first, backbone.depth, weights)
+        return readout(backbone.normed(upper_CH, weights), batch, self.head)[:, :-1] + self.shift
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,7 @@ class Ppo:
         self,
         *,
         backbone: Backbone,
-        policy: LoraAdapter,
+        policy: Trainable,
         reward_model: RewardModel,
         sampler: Samples,
         prompts: Sequence[list[int]],
@@ -128,18 +137,15 @@ class Ppo:
     ) -> None:
         self.backbone, self.policy, self.reward_model, self.sampler = backbone, policy, reward_model, sampler
         self.prompts, self.decode, self.config, self.reward_config = list(prompts), decode, config, reward
-        self.critic = Critic(backbone, reward_model)
+        self.critic = Critic(backbone, reward_model, config.method) if config.algorithm == "ppo" else None
         self.generator = torch.Generator().manual_seed(seed)
         self.kl_coefficient = config.kl_coefficient
         self.iteration = 0
         self.queue: list[int] = []
-        self.optimizer = torch.optim.Adam(
-            [
-                {"params": list(policy.parameters()), "lr": config.learning_rate},
-                {"params": list(self.critic.parameters()), "lr": config.critic_learning_rate},
-            ],
-            eps=config.adam_eps,
-        )
+        groups = [{"params": list(policy.parameters()), "lr": config.learning_rate}]
+        if self.critic is not None:
+            groups.append({"params": list(self.critic.parameters()), "lr": config.critic_learning_rate})
+        self.optimizer = torch.optim.Adam(groups, eps=config.adam_eps)
 
     def step(self) -> Iteration:
         """One iteration: roll out, score, learn."""
@@ -147,16 +153,16 @@ class Ppo:
 
         # 1. Anneal the learning rates linearly to zero.
         remaining = 1.0 - self.iteration / config.iterations
-        for group, rate in zip(
-            self.optimizer.param_groups, (config.learning_rate, config.critic_learning_rate), strict=True
-        ):
+        rates = (config.learning_rate, config.critic_learning_rate)
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=False):
             group["lr"] = rate * remaining
 
         # 2. Fresh replies from the policy as it is now.
         started = time.perf_counter()
         with torch.no_grad():
             self.sampler.update(self.backbone, self.policy.merged())
-        prompts = [self.prompts[i] for i in self._next_prompts(config.batch_size)]
+        drawn = self._next_prompts(config.batch_size // config.replies_per_prompt)
+        prompts = [self.prompts[i] for i in drawn for _ in range(config.replies_per_prompt)]
         seed = int(torch.randint(2**31, (1,), generator=self.generator))
         rollouts = self.sampler.sample(
             prompts, max_tokens=config.response_tokens, temperature=config.temperature, seed=seed
@@ -174,11 +180,7 @@ class Ppo:
             )
 
         # 4. Rewards and advantages.
-        rewards_BR = token_rewards(
-            experience.reward.total_B, experience.logprobs_BR, experience.reference_BR, mask_BR, self.kl_coefficient
-        )
-        advantages_BR, returns_BR = gae(rewards_BR, experience.values_BR, mask_BR, config.gamma, config.lam)
-        advantages_BR = whiten(advantages_BR, mask_BR)
+        advantages_BR, returns_BR = self._advantages(experience)
         importance_BR = importance_weights(
             experience.logprobs_BR, experience.sampler_BR, mask_BR, config.importance_cap
         )
@@ -187,9 +189,9 @@ class Ppo:
         # 5. Epochs of minibatches, until the policy has moved far enough.
         updates: list[tuple[float, float, float, float]] = []
         for _ in range(config.epochs):
-            order = torch.randperm(config.batch_size, generator=self.generator)
-            for index in torch.split(order, config.batch_size // config.minibatches):
-                updates.append(self._update(experience, advantages_BR, returns_BR, importance_BR, index))
+            order = torch.randperm(experience.batch.prompts, generator=self.generator)
+            for rows in torch.split(order, experience.batch.prompts // config.minibatches):
+                updates.append(self._update(experience, advantages_BR, returns_BR, importance_BR, rows))
             if updates[-1][1] > config.stop_approx_kl:
                 break
         updated = time.perf_counter()
@@ -201,7 +203,8 @@ class Ppo:
             coefficient, kl_nats, config.kl_target_nats, config.batch_size, config.kl_horizon
         )
         self.iteration += 1
-        residual = (returns_BR - experience.values_BR)[mask_BR].var(unbiased=False)
+        unexplained = (returns_BR - experience.values_BR)[mask_BR].var(unbiased=False)
+        unexplained = unexplained / returns_BR[mask_BR].var(unbiased=False).clamp_min(1e-8)
         tokens = int(mask_BR.sum())
         clip_fractions, approx_kls, ratio_maxima, value_losses = zip(*updates, strict=True)
         return Iteration(
@@ -217,7 +220,7 @@ class Ppo:
             approx_kl_per_token=approx_kls[-1],
             ratio_max=max(ratio_maxima),
             value_loss=sum(value_losses) / len(updates),
-            explained_variance=1.0 - (residual / returns_BR[mask_BR].var(unbiased=False).clamp_min(1e-8)).item(),
+            explained_variance=1.0 - unexplained.item() if self.critic is not None else 0.0,
             sampler_gap_nats=gap,
             importance_mean=importance_BR[mask_BR].mean().item(),
             reply_tokens=tokens / config.batch_size,
@@ -233,8 +236,7 @@ class Ppo:
     @torch.no_grad()
     def appraise(self, rollouts: Sequence[Rollout]) -> Experience:
         """Score a rollout: policy, reference, critic and reward model, with one pass of the layers they share."""
-        # A row for each episode, since minibatches are drawn from rows.
-        batch = Batch.of([r.prompt for r in rollouts], [r.reply for r in rollouts], shared=False)
+        batch = self._rows(rollouts)
         mask_BR = batch.reply_mask_BR
         backbone, first = self.backbone, self.reward_model.first
         lower_NH = torch.zeros(len(batch.ids_N), backbone.hidden_size, dtype=backbone.dtype)
@@ -244,17 +246,17 @@ class Ppo:
         for part in batch.by_length(self.config.microbatch_tokens):
             piece, rows = part.batch, part.replies
             steps = piece.reply_mask_BR.shape[1]
-            embedded = backbone.embed(piece)
-            lower = backbone.run(embedded, piece, 0, first)
+            lower = backbone.run(backbone.embed(piece), piece, 0, first)
             lower_NH[part.tokens] = lower
             reference = backbone.run(lower, piece, first, backbone.depth)
             reference_BR[rows, :steps], _ = reply_logprobs(backbone, reference, piece, self.config.temperature)
-            policy = backbone.run(embedded, piece, 0, backbone.depth, weights)
+            policy = backbone.run(backbone.embed(piece, weights), piece, 0, backbone.depth, weights)
             logprobs_BR[rows, :steps], entropy_BR[rows, :steps] = reply_logprobs(
-                backbone, policy, piece, self.config.temperature
+                backbone, policy, piece, self.config.temperature, weights
             )
             scores_MB[:, rows] = self.reward_model.scores(lower, piece)
-            values_BR[rows, :steps] = self.critic.values(backbone, lower, piece)
+            if self.critic is not None:
+                values_BR[rows, :steps] = self.critic.values(backbone, lower, piece)
         sampler_BR = torch.zeros_like(logprobs_BR)
         for row, rollout in enumerate(rollouts):
             sampler_BR[row, : len(rollout.logprobs)] = torch.tensor(rollout.logprobs)
@@ -266,46 +268,68 @@ class Ppo:
             batch, lower_NH, mask_BR, logprobs_BR, reference_BR, sampler_BR, entropy_BR, values_BR, reward, scores_MB
         )
 
+    def _rows(self, rollouts: Sequence[Rollout]) -> Batch:
+        """A row for each prompt that was drawn, since minibatches are drawn from rows."""
+        each = self.config.replies_per_prompt
+        groups = [rollouts[start : start + each] for start in range(0, len(rollouts), each)]
+        return Batch([Row(group[0].prompt, [rollout.reply for rollout in group]) for group in groups])
+
+    def _advantages(self, experience: Experience) -> tuple[Tensor, Tensor]:
+        """(B, R) each: advantages, and what the critic should have said."""
+        config, mask_BR = self.config, experience.mask_BR
+        if self.critic is None:
+            rewards_B = experience.reward.total_B - self.kl_coefficient * experience.kl_nats_B
+            advantages_B = leave_one_out(rewards_B, config.replies_per_prompt)
+            return advantages_B[:, None] * mask_BR, torch.zeros_like(experience.values_BR)
+        rewards_BR = token_rewards(
+            experience.reward.total_B, experience.logprobs_BR, experience.reference_BR, mask_BR, self.kl_coefficient
+        )
+        advantages_BR, returns_BR = gae(rewards_BR, experience.values_BR, mask_BR, config.gamma, config.lam)
+        return whiten(advantages_BR, mask_BR), returns_BR
+
     def _update(
-        self, experience: Experience, advantages_BR: Tensor, returns_BR: Tensor, importance_BR: Tensor, index: Tensor
+        self, experience: Experience, advantages_BR: Tensor, returns_BR: Tensor, importance_BR: Tensor, rows: Tensor
     ) -> tuple[float, float, float, float]:
-        """One optimizer step on the episodes `index`. Returns clip fraction, KL, largest ratio, critic loss."""
-        config = self.config
-        count = experience.mask_BR[index].sum()
+        """One optimizer step on the prompts `rows`. Returns clip fraction, KL, largest ratio, critic loss."""
+        config, backbone, critic = self.config, self.backbone, self.critic
+        parts = experience.batch.by_length(config.microbatch_tokens, among=rows)
+        count = torch.stack([part.batch.reply_lengths_B.sum() for part in parts]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         clip_fraction = approx_kl = ratio_max = critic_loss = 0.0
-        with self.policy.merged_once() as policy_weights, self.critic.member.adapter.merged_once() as critic_weights:
-            for part in experience.batch.by_length(config.microbatch_tokens, index):
-                piece, rows = part.batch, part.replies
+        with self.policy.merged_once() as weights, _merged_once(critic) as critic_weights:
+            for part in parts:
+                piece, replies = part.batch, part.replies
                 mask = piece.reply_mask_BR
                 steps = mask.shape[1]
-                hidden_CH = self.backbone.run(self.backbone.embed(piece), piece, 0, self.backbone.depth, policy_weights)
-                logprobs, _ = reply_logprobs(self.backbone, hidden_CH, piece, config.temperature)
+                hidden_CH = backbone.run(backbone.embed(piece, weights), piece, 0, backbone.depth, weights)
+                logprobs, _ = reply_logprobs(backbone, hidden_CH, piece, config.temperature, weights)
                 policy = policy_loss(
                     logprobs,
-                    experience.logprobs_BR[rows, :steps],
-                    advantages_BR[rows, :steps],
+                    experience.logprobs_BR[replies, :steps],
+                    advantages_BR[replies, :steps],
                     mask,
                     clip=config.clip,
-                    importance_BR=importance_BR[rows, :steps],
+                    importance_BR=importance_BR[replies, :steps],
                     count=count,
                 )
-                lower_NH = experience.lower_NH[part.tokens]
-                critic = value_loss(
-                    self.critic.values(self.backbone, lower_NH, piece, critic_weights),
-                    experience.values_BR[rows, :steps],
-                    returns_BR[rows, :steps],
-                    mask,
-                    clip=config.value_clip,
-                    count=count,
-                )
-                (policy.loss + config.value_coefficient * critic).backward()  # type: ignore[no-untyped-call]
+                loss = policy.loss
+                if critic is not None:
+                    missed = value_loss(
+                        critic.values(backbone, experience.lower_NH[part.tokens], piece, critic_weights),
+                        experience.values_BR[replies, :steps],
+                        returns_BR[replies, :steps],
+                        mask,
+                        clip=config.value_clip,
+                        count=count,
+                    )
+                    loss = loss + config.value_coefficient * missed
+                    critic_loss += missed.item()
+                loss.backward()  # type: ignore[no-untyped-call]
                 clip_fraction += policy.clip_fraction.item()
                 approx_kl += policy.approx_kl.item()
                 ratio_max = max(ratio_max, policy.ratio_max.item())
-                critic_loss += critic.item()
-        nn.utils.clip_grad_norm_(self.policy.parameters(), config.max_grad_norm)
-        nn.utils.clip_grad_norm_(self.critic.parameters(), config.max_grad_norm)
+        for group in self.optimizer.param_groups:
+            nn.utils.clip_grad_norm_(group["params"], config.max_grad_norm)
         self.optimizer.step()
         return clip_fraction, approx_kl, ratio_max, critic_loss
 
@@ -319,7 +343,7 @@ class Ppo:
     def state(self) -> dict[str, Any]:
         return {
             "policy": self.policy.state_dict(),
-            "critic": self.critic.state_dict(),
+            "critic": self.critic.state_dict() if self.critic is not None else None,
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "kl_coefficient": self.kl_coefficient,
@@ -329,12 +353,17 @@ class Ppo:
 
     def restore(self, state: dict[str, Any]) -> None:
         self.policy.load_state_dict(state["policy"])
-        self.critic.load_state_dict(state["critic"])
+        if self.critic is not None:
+            self.critic.load_state_dict(state["critic"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.kl_coefficient = state["kl_coefficient"]
         self.iteration = state["iteration"]
         self.queue = list(state["queue"])
+
+
+def _merged_once(critic: Critic | None) -> AbstractContextManager[dict[str, Tensor]]:
+    return critic.weights.merged_once() if critic is not None else nullcontext({})
 
 
 def as_row(iteration: Iteration) -> dict[str, float]:

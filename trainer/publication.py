@@ -20,6 +20,7 @@ from trainer.backbone import ADAPTED, Backbone
 from trainer.logprobs import score_logprobs
 from trainer.lora import LoraAdapter
 from trainer.sampler import Rollout
+from trainer.trainable import Trainable
 
 PROBE_CASES = 6
 PROBE_TOLERANCE_NATS = 0.05  # bf16 in two orders of summation stays below 0.02 on average
@@ -58,7 +59,7 @@ def publish_policy(
     number: int,
     base_folder: Path,
     backbone: Backbone,
-    policy: LoraAdapter,
+    policy: Trainable,
     rollouts: Sequence[Rollout],
     training: dict[str, Any],
     policies_folder: Path,
@@ -70,8 +71,10 @@ def publish_policy(
     policies_folder.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=policies_folder))
     try:
-        if kind is PolicyKind.ADAPTER:
-            policy.save_peft(staging, base_name=base.digest)
+        adapter = policy if kind is PolicyKind.ADAPTER else None
+        if adapter is not None:
+            assert isinstance(adapter, LoraAdapter), "only low-rank matrices make an adapter"
+            adapter.save_peft(staging, base_name=base.digest)
         else:
             state = {name: tensor.contiguous() for name, tensor in backbone.merged_state(weights).items()}
             save_file(state, staging / "model.safetensors", metadata={"format": "pt"})
@@ -86,11 +89,11 @@ def publish_policy(
             tokenizer_digest=base.tokenizer_digest,
             probe=make_probe(backbone, weights, rollouts),
             lora=LoraShape(
-                rank=policy.config.rank,
-                alpha=policy.config.alpha,
+                rank=adapter.config.rank,
+                alpha=adapter.config.alpha,
                 target_modules=sorted({name.rsplit(".", 1)[-1] for name in ADAPTED}),
             )
-            if kind is PolicyKind.ADAPTER
+            if adapter is not None
             else None,
             training=training,
         )

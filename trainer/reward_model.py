@@ -42,20 +42,21 @@ class Member(nn.Module):
         width = 2 * backbone.hidden_size
         self.head = nn.Parameter(torch.randn(width, generator=generator) / math.sqrt(width + 1))
 
-    def forward(
-        self, backbone: Backbone, lower_NH: Tensor, batch: Batch, merged: dict[str, Tensor] | None = None
-    ) -> Tensor:
-        """(B, R + 1), fp32: the score before a reply's first token, and after each of its tokens. merged: the adapter's
-        weights, where the caller has them."""
-        weights = self.adapter.merged() if merged is None else merged
+    def forward(self, backbone: Backbone, lower_NH: Tensor, batch: Batch) -> Tensor:
+        """(B, R + 1), fp32: the score before a reply's first token, and after each of its tokens."""
+        weights = self.adapter.merged()
         upper_CH = backbone.run(lower_NH, batch, self.adapter.first, backbone.depth, weights)
-        hidden_CH = backbone.normed(upper_CH).float()
-        here_C, mean_C = (hidden_CH @ part for part in self.head.split(backbone.hidden_size))  # type: ignore[no-untyped-call]
-        # A mean of projections is the projection of the mean, at a fraction of the memory.
-        mean_BR = torch.cumsum(mean_C[batch.token_BR] * batch.reply_mask_BR, dim=1)
-        mean_BR = mean_BR / torch.arange(1, mean_BR.shape[1] + 1)
-        after_BR = here_C[batch.token_BR] + mean_BR
-        return torch.cat([here_C[batch.predicting_BR[:, :1]], after_BR], dim=1)
+        return readout(backbone.normed(upper_CH), batch, self.head)
+
+
+def readout(normed_CH: Tensor, batch: Batch, head: Tensor) -> Tensor:
+    """(B, R + 1), fp32: a head's score before a reply's first token, and after each of its tokens."""
+    here, mean = head.split(normed_CH.shape[1])  # type: ignore[no-untyped-call]
+    here_C, mean_C = normed_CH.float() @ here, normed_CH.float() @ mean
+    # A mean of projections is the projection of the mean, at a fraction of the memory.
+    mean_BR = torch.cumsum(mean_C[batch.token_BR] * batch.reply_mask_BR, dim=1)
+    after_BR = here_C[batch.token_BR] + mean_BR / torch.arange(1, mean_BR.shape[1] + 1)
+    return torch.cat([here_C[batch.predicting_BR[:, :1]], after_BR], dim=1)
 
 
 class RewardModel(nn.Module):

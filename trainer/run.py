@@ -43,6 +43,7 @@ from trainer.report import write_report
 from trainer.reward_model import RewardModel, fit
 from trainer.sampler import Sampler
 from trainer.tokens import decode, load_tokenizer, readable_prompt
+from trainer.trainable import FullWeights, Trainable
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,12 @@ class TrainingRunner:
         serving = self._serving()
         tokenizer = load_tokenizer(serving.base_folder)
         backbone = Backbone.load(serving.base_folder)
-        policy = LoraAdapter(backbone, config.ppo.lora, config.seed)
+        adapter = LoraAdapter(backbone, config.ppo.lora, config.seed)
         if serving.adapter_folder is not None:
-            policy.load_peft(serving.adapter_folder)
+            adapter.load_peft(serving.adapter_folder)
+        with torch.no_grad():
+            serving_weights = adapter.merged() if serving.adapter_folder is not None else {}
+        policy = FullWeights(backbone, serving_weights) if config.ppo.method == "full" else adapter
 
         # 2. What people said, as token ids.
         progress.stage("samples", "reading votes")
@@ -139,8 +143,6 @@ class TrainingRunner:
             end_id=tokenizer.eos_token_id,
             max_model_len=self._max_tokens(backbone) + config.ppo.response_tokens,
         )
-        with torch.no_grad():
-            serving_weights = policy.merged() if serving.adapter_folder is not None else {}
         history = self._ppo(
             folder=folder,
             backbone=backbone,
@@ -277,7 +279,7 @@ class TrainingRunner:
         folder: RunFolder,
         backbone: Backbone,
         tokenizer: Any,
-        policy: LoraAdapter,
+        policy: Trainable,
         reward_model: RewardModel,
         sampler: Samples,
         examples: Examples,
@@ -340,7 +342,7 @@ class TrainingRunner:
         run_id: str,
         serving: Serving,
         backbone: Backbone,
-        policy: LoraAdapter,
+        policy: Trainable,
         evaluation: Evaluation,
         lease: HeldLease,
     ) -> str:

@@ -117,7 +117,8 @@ def read_whole(rows: Sequence[Sequence[int]]) -> Batch:
 def all_logits(backbone: Backbone, rows: Sequence[Sequence[int]], weights: Weights = FROZEN) -> Tensor:
     """(tokens, V), row after row."""
     batch = read_whole(rows)
-    return backbone.logits(backbone.normed(backbone.run(backbone.embed(batch), batch, 0, backbone.depth, weights)))
+    hidden = backbone.run(backbone.embed(batch, weights), batch, 0, backbone.depth, weights)
+    return backbone.logits(backbone.normed(hidden, weights), weights)
 
 
 class TorchSampler:
@@ -146,8 +147,10 @@ class TorchSampler:
             if not alive:
                 break
             batch = Batch.of([rows[row][:-1] for row in alive], [rows[row][-1:] for row in alive], shared=False)
-            hidden = self.backbone.run(self.backbone.embed(batch), batch, 0, self.backbone.depth, self.weights)
-            logits = self.backbone.logits(self.backbone.normed(hidden[batch.token_BR[:, 0]])) / temperature
+            backbone, weights = self.backbone, self.weights
+            hidden = backbone.run(backbone.embed(batch, weights), batch, 0, backbone.depth, weights)
+            last = hidden[batch.token_BR[:, 0]]
+            logits = backbone.logits(backbone.normed(last, weights), weights) / temperature
             table = torch.log_softmax(logits, -1)
             drawn = torch.multinomial(table.exp(), 1, generator=generator)
             for place, row in enumerate(alive):

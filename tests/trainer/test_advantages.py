@@ -1,11 +1,12 @@
 """Rewards per token, generalised advantage estimation and whitening."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.advantages import gae, token_rewards, whiten
+from trainer.advantages import gae, leave_one_out, token_rewards, whiten
 
 
 def _mask(lengths: list[int], steps: int) -> Tensor:
@@ -90,3 +91,12 @@ def test_whitening_uses_masked_tokens_alone_and_the_biased_variance() -> None:
 def test_whitening_of_equal_values_is_finite() -> None:
     mask = _mask([3], 3)
     assert torch.equal(whiten(torch.full((1, 3), 7.0), mask), torch.zeros(1, 3))
+
+
+def test_leaving_one_out_compares_a_reply_with_the_others_to_its_prompt() -> None:
+    rewards = torch.tensor([1.0, 2.0, 6.0, -1.0, -1.0, -1.0])
+    expected = torch.tensor([1.0 - 4.0, 2.0 - 3.5, 6.0 - 1.5, 0.0, 0.0, 0.0])
+    torch.testing.assert_close(leave_one_out(rewards, 3), expected)
+    # The baseline holds nothing of the reply itself: its advantage moves one for one with its reward.
+    moved = leave_one_out(rewards + torch.tensor([0.5, 0, 0, 0, 0, 0]), 3)
+    assert (moved - leave_one_out(rewards, 3))[0].item() == pytest.approx(0.5)

@@ -22,6 +22,7 @@ from trainer.losses import adapt_kl_coefficient
 from trainer.ppo import Iteration, Ppo, as_row
 from trainer.reward_model import RewardModel
 from trainer.sampler import Rollout
+from trainer.trainable import FullWeights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPTS = [[number, number + 1] for number in range(10, 26)]
@@ -53,7 +54,7 @@ def make_ppo(
             member.head.zero_()  # type: ignore[union-attr, operator]
     return Ppo(
         backbone=backbone,
-        policy=LoraAdapter(backbone, LORA, seed=1),
+        policy=FullWeights(backbone) if changes.get("method") == "full" else LoraAdapter(backbone, LORA, seed=1),
         reward_model=reward_model,
         sampler=sampler or TorchSampler(),
         prompts=PROMPTS,
@@ -81,6 +82,55 @@ def test_the_policy_learns_to_earn_a_trivial_reward(backbone: Backbone) -> None:
     assert history[-1].kl_nats > history[0].kl_nats == pytest.approx(0.0, abs=1e-4)
     assert all(torch.equal(frozen[name], tensor) for name, tensor in backbone.model.state_dict().items())
     assert all(torch.equal(opinions[name], tensor) for name, tensor in ppo.reward_model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"algorithm": "rloo", "replies_per_prompt": 4},
+        {"method": "full", "learning_rate": 1e-2, "critic_learning_rate": 1e-2},
+        {"algorithm": "rloo", "replies_per_prompt": 4, "method": "full", "learning_rate": 1e-2},
+        {"replies_per_prompt": 2},
+    ],
+    ids=["rloo", "full", "full rloo", "two replies"],
+)
+def test_other_algorithms_and_methods_learn_it_too(backbone: Backbone, changes: dict[str, Any]) -> None:
+    ppo = make_ppo(
+        backbone, **{"batch_size": 64, "iterations": 10, "learning_rate": 2e-2, "kl_coefficient": 0.0} | changes
+    )
+    history = [ppo.step() for _ in range(10)]
+    assert history[0].ended < 0.6
+    assert history[-1].ended > 0.85
+    assert history[-1].kl_nats > history[0].kl_nats == pytest.approx(0.0, abs=1e-4)
+    assert (ppo.critic is None) == (changes.get("algorithm") == "rloo")
+
+
+def test_replies_to_one_prompt_stay_together(backbone: Backbone) -> None:
+    """Minibatches are drawn from prompts, and an advantage compares neighbours."""
+    ppo = make_ppo(backbone, algorithm="rloo", replies_per_prompt=4, batch_size=16)
+    ppo.sampler.update(backbone, {})
+    rollouts = ppo.sampler.sample([p for p in PROMPTS[:4] for _ in range(4)], max_tokens=6, temperature=0.9, seed=0)
+    experience = ppo.appraise(rollouts)
+    assert experience.batch.prompts == 4
+    advantages, _ = ppo._advantages(experience)
+    rewards = experience.reward.total_B - ppo.kl_coefficient * experience.kl_nats_B
+    for prompt in range(4):
+        own = rewards[4 * prompt : 4 * prompt + 4]
+        expected = own - (own.sum() - own) / 3
+        torch.testing.assert_close(advantages[4 * prompt : 4 * prompt + 4, 0], expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "mend"),
+    [
+        ({"algorithm": "rloo"}, "set replies_per_prompt to 2 or more"),
+        ({"replies_per_prompt": 5}, "not a multiple of minibatches 2 times replies_per_prompt 5"),
+        ({"method": "full"}, "set learning_rate and critic_learning_rate"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused_with_the_mend(changes: dict[str, Any], mend: str) -> None:
+    with pytest.raises(ValueError, match=mend):
+        PpoConfig.model_validate(changes)
 
 
 def test_a_dear_kl_keeps_the_policy_near_the_reference(backbone: Backbone) -> None:
@@ -298,5 +348,5 @@ def test_an_appraisal_by_hand(backbone: Backbone) -> None:
 
 
 def test_a_batch_that_minibatches_do_not_divide_is_refused_with_the_mend() -> None:
-    with pytest.raises(ValueError, match="batch_size 10 is not a multiple of minibatches 4: change one of them"):
+    with pytest.raises(ValueError, match="batch_size 10 is not a multiple of minibatches 4 times replies_per_prompt 1"):
         PpoConfig(batch_size=10, minibatches=4)

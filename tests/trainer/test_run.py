@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
+from safetensors.torch import load_file
 from sqlmodel import col, select
 
 import trainer.run
 from deploy import lease as leases
-from deploy import policies
+from deploy import policies, rollout
 from deploy.artifacts import verify
 from deploy.digests import base_shapes
 from deploy.errors import LeaseHeld
@@ -90,7 +92,7 @@ class QuickSampler(TorchSampler):
 
 
 def _runner(settings: Settings, store: Store, model: Path, config: TrainingConfig = QUICK) -> TrainingRunner:
-    return TrainingRunner(settings, store, config, model, Console(file=io.StringIO()))
+    return TrainingRunner(settings, store, config, model, Console(file=io.StringIO()), sampler=QuickSampler)
 
 
 def _rows(store: Store, table: type[Any]) -> list[Any]:
@@ -151,7 +153,6 @@ def test_a_run_that_fails_between_registration_and_report_publishes_one_policy_w
     settings: Settings, store: Store, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_votes(store, make_tokenizer())
-    monkeypatch.setattr(trainer.run, "Sampler", QuickSampler)
     write_report = trainer.run.write_report
 
     def full_disk(*arguments: Any, **values: Any) -> None:
@@ -182,7 +183,6 @@ def test_a_trainer_that_has_lost_its_lease_publishes_nothing(
     settings: Settings, store: Store, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_votes(store, make_tokenizer())
-    monkeypatch.setattr(trainer.run, "Sampler", QuickSampler)
     evaluate = trainer.run.evaluate
 
     def overtaken(**values: Any) -> Any:
@@ -199,6 +199,36 @@ def test_a_trainer_that_has_lost_its_lease_publishes_nothing(
     assert [policy.kind for policy in _rows(store, Policy)] == ["base"]
     (row,) = _rows(store, TrainingRun)
     assert row.state == RunState.FAILED
+
+
+def test_full_fine_tuning_starts_from_the_served_adapter_and_publishes_a_whole_checkpoint(
+    settings: Settings, store: Store, model: Path
+) -> None:
+    write_votes(store, make_tokenizer())
+    adapter = _runner(settings, store, model).run().version
+    assert adapter is not None
+    with store.write() as session:
+        rollout.start(session, adapter, share=1.0, force=True, reason="a test")
+        rollout.promote(session)
+    full = {"method": "full", "learning_rate": 1e-3, "critic_learning_rate": 1e-3}
+    config = TrainingConfig.model_validate(
+        QUICK.model_dump() | {"publish": "full", "ppo": QUICK.ppo.model_dump() | full}
+    )
+    version = _runner(settings, store, model, config).run().version
+    assert version is not None
+    (row,) = [policy for policy in _rows(store, Policy) if policy.version == version]
+    assert (row.kind, row.parent_version) == ("full", adapter)
+    folder = policies.folder_of(row, settings.policies_folder)
+    verify(folder, base_shapes(model), digest=row.digest)
+    trained, base = (load_file(path / "model.safetensors") for path in (folder, model))
+    moved = {name for name, weight in base.items() if not torch.equal(weight, trained[name])}
+    assert {"model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "model.norm.weight"} <= moved
+
+
+def test_full_fine_tuning_cannot_be_published_as_an_adapter() -> None:
+    full = {"method": "full", "learning_rate": 1e-5, "critic_learning_rate": 1e-5}
+    with pytest.raises(ValueError, match='set publish to "full"'):
+        TrainingConfig.model_validate({"ppo": full})
 
 
 # With vLLM, through the command.
