@@ -90,6 +90,43 @@ def learn(
 
 
 @app.command()
+def ppo(
+    *,
+    episodes: Annotated[int, typer.Option(min=1, help="Counted; one more batch warms up.")] = 256,
+    batch: Annotated[int, typer.Option(min=2, help="Episodes of an iteration.")] = 64,
+    prompt_len: Annotated[int, typer.Option(min=2, help="Tokens of a prompt; with --natural, at most.")] = 32,
+    response_len: Annotated[int, typer.Option(min=1, help="Tokens of a reply; with --natural, at most.")] = 64,
+    epochs: Annotated[int, typer.Option(min=1)] = 4,
+    minibatches: Annotated[int, typer.Option(min=1, help="Of each epoch.")] = 1,
+    method: Annotated[str, typer.Option(help="default, lora (nothing shared) or full (every weight).")] = "default",
+    natural: Annotated[
+        bool, typer.Option(help="Replies end where they end, to prompts of the built-in world.")
+    ] = False,
+    model: Annotated[Path | None, typer.Option(help="A model folder; unset: kudos-tiny.")] = None,
+) -> None:
+    """Time PPO's loop: episodes a second, peak memory, and where the time goes. One JSON line."""
+    from trainer.tiny.build import MODEL_FOLDER
+    from trainer.tiny.ppo_bench import METHODS, PpoBench, measure
+
+    if method not in METHODS:
+        raise typer.BadParameter(f"{method!r}: choose one of {', '.join(METHODS)}")
+    if batch % minibatches or episodes < batch:
+        raise typer.BadParameter("batch must be a multiple of minibatches, and episodes at least one batch")
+    bench = PpoBench(
+        model=model or MODEL_FOLDER,
+        episodes=episodes,
+        batch=batch,
+        prompt_len=prompt_len,
+        response_len=response_len,
+        epochs=epochs,
+        minibatches=minibatches,
+        method=method,
+        natural=natural,
+    )
+    typer.echo(json.dumps(measure(bench)))
+
+
+@app.command()
 def swap(
     swaps: Annotated[int, typer.Option(min=1, help="How often a policy is swapped for another.")] = 10,
     streams: Annotated[int, typer.Option(min=1, help="Open all the time.")] = 32,

@@ -59,6 +59,15 @@ class RewardConfig(Frozen):
     banned_penalty: float = Field(3.0, ge=0)
 
 
+class SftConfig(Frozen):
+    min_corrections: int = Field(8, ge=1)
+    """With fewer corrections there is no supervised stage; they still teach the reward model."""
+
+    epochs: int = Field(3, ge=1)
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(5e-4, gt=0)
+
+
 class PpoConfig(Frozen):
     algorithm: Literal["ppo", "rloo"] = "ppo"
     """rloo: no critic; a reply is compared with the others to the same prompt (arXiv 2402.14740)."""
@@ -152,6 +161,7 @@ class TrainingConfig(Frozen):
 
     publish: Literal["adapter", "full"] = "adapter"
     reward_model: RewardModelConfig = RewardModelConfig()
+    sft: SftConfig = SftConfig()
     reward: RewardConfig = RewardConfig()
     ppo: PpoConfig = PpoConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -49,6 +49,15 @@ class ThumbExample:
         return len(self.prompt) + len(self.reply)
 
 
+@dataclass(frozen=True)
+class Demonstration:
+    """What somebody wrote in a reply's place."""
+
+    prompt: list[int]
+    reply: list[int]
+    weight: float
+
+
 VoteExample = PairExample | ThumbExample
 
 
@@ -56,6 +65,8 @@ VoteExample = PairExample | ThumbExample
 class Examples:
     train: list[VoteExample]
     held_out: list[VoteExample]
+    demonstrations: list[Demonstration]  # to imitate
+    held_out_demonstrations: list[Demonstration]
     prompts: list[list[int]]  # distinct prompts that PPO may practise on
     kept_prompts: list[list[int]]  # distinct prompts that only the evaluation sees
 
@@ -63,8 +74,9 @@ class Examples:
 def to_examples(samples: SampleSet, tokenizer: Any, *, max_tokens: int, kept_prompts: int, seed: int) -> Examples:
     """Samples as token ids. Prompts longer than the context keep their newest part.
 
-    Corrections become pairs in which the correction is preferred to the reply it corrects.
+    Corrections become pairs in which the correction is preferred to the reply it corrects, and demonstrations.
     """
+    demonstrations: dict[str, list[Demonstration]] = {Split.TRAIN: [], Split.HELD_OUT: []}
     users: dict[str, int] = {}
     parts: dict[str, list[VoteExample]] = {Split.TRAIN: [], Split.HELD_OUT: []}
     prompts: dict[str, tuple[bool, list[int]]] = {}
@@ -75,6 +87,8 @@ def to_examples(samples: SampleSet, tokenizer: Any, *, max_tokens: int, kept_pro
             continue
         held_out = sample.split == Split.HELD_OUT
         parts[sample.split].append(example)
+        if isinstance(sample, CorrectionSample) and isinstance(example, PairExample):
+            demonstrations[sample.split].append(Demonstration(example.prompt, example.left, example.weight))
         known = prompts.get(sample.prompt_digest)
         prompts[sample.prompt_digest] = (held_out and (known is None or known[0]), example.prompt)
     # The reward model's held-out prompts first, then others by hash, so that the choice does not depend on the log's
@@ -86,6 +100,8 @@ def to_examples(samples: SampleSet, tokenizer: Any, *, max_tokens: int, kept_pro
     return Examples(
         train=parts[Split.TRAIN],
         held_out=parts[Split.HELD_OUT],
+        demonstrations=demonstrations[Split.TRAIN],
+        held_out_demonstrations=demonstrations[Split.HELD_OUT],
         prompts=[ids for digest, (_, ids) in prompts.items() if digest not in kept],
         kept_prompts=[prompts[digest][1] for digest in ranked if digest in kept],
     )
@@ -124,6 +140,8 @@ def to_json(examples: Examples) -> dict[str, Any]:
     return {
         "train": rows(examples.train),
         "held_out": rows(examples.held_out),
+        "demonstrations": [asdict(each) for each in examples.demonstrations],
+        "held_out_demonstrations": [asdict(each) for each in examples.held_out_demonstrations],
         "prompts": examples.prompts,
         "kept_prompts": examples.kept_prompts,
     }
@@ -133,4 +151,14 @@ def from_json(body: dict[str, Any]) -> Examples:
     def part(rows: list[dict[str, Any]]) -> list[VoteExample]:
         return [(PairExample if row.pop("pair") else ThumbExample)(**row) for row in rows]
 
-    return Examples(part(body["train"]), part(body["held_out"]), body["prompts"], body["kept_prompts"])
+    def shown(rows: list[dict[str, Any]]) -> list[Demonstration]:
+        return [Demonstration(**row) for row in rows]
+
+    return Examples(
+        train=part(body["train"]),
+        held_out=part(body["held_out"]),
+        demonstrations=shown(body["demonstrations"]),
+        held_out_demonstrations=shown(body["held_out_demonstrations"]),
+        prompts=body["prompts"],
+        kept_prompts=body["kept_prompts"],
+    )

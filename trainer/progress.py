@@ -20,7 +20,8 @@ STAGES = {
     "starting": 0.05,
     "samples": 0.05,
     "reward model": 0.25,
-    "ppo": 0.55,
+    "supervised": 0.05,
+    "ppo": 0.5,
     "evaluation": 0.07,
     "publishing": 0.03,
 }

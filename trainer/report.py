@@ -14,6 +14,7 @@ from trainer import plots
 from trainer.assessment import Assessment
 from trainer.config import TrainingConfig
 from trainer.evaluation import Evaluation
+from trainer.sft import SftEpoch
 
 SAMPLES_SHOWN = 12
 
@@ -32,6 +33,7 @@ def write_report(
     config: TrainingConfig,
     votes: tuple[int, int],
     assessment: Assessment,
+    imitated: Sequence[SftEpoch],
     history: Sequence[dict[str, float]],
     evaluation: Evaluation,
     verdict: Verdict,
@@ -103,6 +105,7 @@ def write_report(
             parent=parent,
             votes=votes,
             assessment=assessment,
+            imitated=imitated,
             report=report,
             verdict=verdict,
             figures=figures,

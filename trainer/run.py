@@ -1,8 +1,8 @@
 """One training run, from the log to a published candidate.
 
-samples → reward model → PPO → evaluation → gate → publication. Each stage leaves what the next one needs in the run's
-folder, so a run that was killed goes on from its last checkpoint. The lease makes sure that of two trainers only one
-publishes.
+samples → reward model → corrections → PPO → evaluation → gate → publication. Each stage leaves what the next one needs
+in the run's folder, so a run that was killed goes on from its last checkpoint. The lease lets only one of two trainers
+publish.
 """
 
 from __future__ import annotations
@@ -15,33 +15,30 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from sqlmodel import select
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from deploy import lease as leases
-from deploy import policies, rollout
 from deploy.gate import GateLimits, judge
 from feedback.ids import new_id
-from feedback.samples import collect, record_lineage
-from feedback.schema import Policy, PolicyKind, RunState, TrainingRun, now
-from feedback.schema import RewardModel as RewardModelRow
+from feedback.schema import PolicyKind, RunState
 from feedback.settings import Settings
 from feedback.store import Store
 from trainer.assessment import Assessment, assess
 from trainer.backbone import Backbone
 from trainer.checkpoint import RunFolder
 from trainer.config import TrainingConfig
-from trainer.errors import TooFewVotes, TrainerError
-from trainer.evaluation import Evaluation, evaluate
+from trainer.errors import TooFewVotes
+from trainer.evaluation import evaluate
 from trainer.examples import Examples, to_examples
 from trainer.held_lease import HeldLease, held_lease
 from trainer.lora import LoraAdapter
 from trainer.ppo import Ppo, Samples, as_row
 from trainer.progress import RunProgress
 from trainer.publication import publish_policy
+from trainer.records import RunRecords
 from trainer.report import write_report
 from trainer.reward_model import RewardModel, fit
 from trainer.sampler import Sampler
+from trainer.sft import SftEpoch, imitate
 from trainer.tokens import decode, load_tokenizer, readable_prompt
 from trainer.trainable import FullWeights, Trainable
 
@@ -54,15 +51,6 @@ class Outcome:
     refusals: list[str]
     report: Path | None
     assessment: Assessment
-
-
-@dataclass(frozen=True)
-class Serving:
-    """The policy that training starts from, and where it lies."""
-
-    policy: Policy
-    base_folder: Path
-    adapter_folder: Path | None
 
 
 class TrainingRunner:
@@ -87,26 +75,31 @@ class TrainingRunner:
 
     def run(self, resume: str | None = None, *, reward_model_only: bool = False) -> Outcome:
         run_id = resume or new_id("run")
+        records = RunRecords(self.settings, self.store, run_id)
         with held_lease(self.store) as lease:
-            self._open(run_id)
+            records.open(self.config)
+            folder = RunFolder(self.settings.runs_folder / run_id)
+            folder.save_json("config", self.config.model_dump(mode="json"))
             try:
                 with RunProgress(self.store, run_id, self.console) as progress:
-                    outcome = self._stages(run_id, progress, lease, reward_model_only)
+                    outcome = self._stages(records, folder, progress, lease, reward_model_only)
             except BaseException as error:
                 interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-                self._close(run_id, RunState.INTERRUPTED if interrupted else RunState.FAILED, error=_one_line(error))
+                records.close(RunState.INTERRUPTED if interrupted else RunState.FAILED, error=_one_line(error))
                 if not interrupted:
-                    (self.settings.runs_folder / run_id / "error.txt").write_text(traceback.format_exc())
+                    (folder.path / "error.txt").write_text(traceback.format_exc())
                 raise
-            self._close(run_id, RunState.SUCCEEDED, policy_version=outcome.version)
+            records.close(RunState.SUCCEEDED, policy_version=outcome.version)
         return outcome
 
-    def _stages(self, run_id: str, progress: RunProgress, lease: HeldLease, reward_model_only: bool) -> Outcome:
-        config, folder = self.config, RunFolder(self.settings.runs_folder / run_id)
+    def _stages(
+        self, records: RunRecords, folder: RunFolder, progress: RunProgress, lease: HeldLease, reward_model_only: bool
+    ) -> Outcome:
+        config, run_id = self.config, records.run_id
 
         # 1. Where training starts: the policy that serves now.
         progress.stage("starting", "loading the serving policy")
-        serving = self._serving()
+        serving = records.serving(self.model_folder)
         tokenizer = load_tokenizer(serving.base_folder)
         backbone = Backbone.load(serving.base_folder)
         adapter = LoraAdapter(backbone, config.ppo.lora, config.seed)
@@ -118,12 +111,12 @@ class TrainingRunner:
 
         # 2. What people said, as token ids.
         progress.stage("samples", "reading votes")
-        examples = self._examples(run_id, folder, tokenizer, backbone)
+        examples = self._examples(records, folder, tokenizer, backbone)
         progress.step(1.0, f"{len(examples.train)} votes to learn from, {len(examples.held_out)} held out", log=True)
 
         # 3. What people like.
         progress.stage("reward model", f"an ensemble of {config.reward_model.members}")
-        reward_model, assessment = self._reward_model(run_id, folder, backbone, examples, progress)
+        reward_model, assessment = self._reward_model(records, folder, backbone, examples, progress)
         progress.step(
             1.0,
             f"held-out accuracy {assessment.accuracy:.3f} [{assessment.lower:.3f}, {assessment.upper:.3f}] "
@@ -136,7 +129,10 @@ class TrainingRunner:
             return Outcome(run_id, None, False, [], None, assessment)
         lease.check()
 
-        # 4. Towards it, with PPO.
+        # 4. What people would have said themselves.
+        imitated = self._supervised(backbone, policy, examples, progress)
+
+        # 5. Towards what they like, with PPO.
         progress.stage("ppo", "starting the sampler")
         sampler = self._make_sampler(
             serving.base_folder,
@@ -155,7 +151,7 @@ class TrainingRunner:
             lease=lease,
         )
 
-        # 5. Against the serving policy, on prompts that it never practised on.
+        # 6. Against the serving policy, on prompts that it never practised on.
         progress.stage("evaluation", f"on {len(examples.kept_prompts)} prompts")
         policy.round_to_served()
         with torch.no_grad():
@@ -176,12 +172,23 @@ class TrainingRunner:
         )
         verdict = judge(evaluation.report, GateLimits())
 
-        # 6. Published whole, registered with its verdict, and told to people.
+        # 7. Published whole, registered with its verdict, and told to people.
         progress.stage("publishing")
         lease.check()
-        version = self._publish(
-            run_id=run_id, serving=serving, backbone=backbone, policy=policy, evaluation=evaluation, lease=lease
-        )
+        version = records.published()
+        if version is None:
+            published = publish_policy(
+                kind=PolicyKind(config.publish),
+                number=records.next_number(),
+                base_folder=serving.base_folder,
+                backbone=backbone,
+                policy=policy,
+                rollouts=evaluation.candidate.rollouts,
+                training={"run_id": run_id, "parent": serving.policy.version, "seed": config.seed},
+                policies_folder=self.settings.policies_folder,
+            )
+            version, parent = published.version, serving.policy.version
+            records.register(published, parent=parent, report=evaluation.report, verdict=verdict, lease=lease.row)
         write_report(
             folder.report,
             run_id=run_id,
@@ -190,6 +197,7 @@ class TrainingRunner:
             config=config,
             votes=(len(examples.train), len(examples.held_out)),
             assessment=assessment,
+            imitated=imitated,
             history=history,
             evaluation=evaluation,
             verdict=verdict,
@@ -201,30 +209,22 @@ class TrainingRunner:
             message=f"{version} is {'accepted' if verdict.accepted else 'refused'}",
             policy_version=version,
             report_path=str(folder.report.relative_to(self.settings.home)),
-            metrics={"reward_model": asdict(assessment), "evaluation": evaluation.report.as_dict(), "ppo": history},
+            metrics={
+                "reward_model": asdict(assessment),
+                "supervised": [asdict(epoch) for epoch in imitated],
+                "ppo": history,
+                "evaluation": evaluation.report.as_dict(),
+            },
         )
         folder.forget_examples()
         folder.forget_state()
         return Outcome(run_id, version, verdict.accepted, verdict.refusals, folder.report, assessment)
 
-    def _examples(self, run_id: str, folder: RunFolder, tokenizer: Any, backbone: Backbone) -> Examples:
+    def _examples(self, records: RunRecords, folder: RunFolder, tokenizer: Any, backbone: Backbone) -> Examples:
         found = folder.load_examples()
         if found is not None:
             return found
-        config = self.config
-        with self.store.read() as session:
-            samples = collect(
-                session,
-                consent_default=self.settings.consent_default,
-                held_out_fraction=config.held_out_fraction,
-                max_weight_per_user=config.user_weight_cap,
-            )
-        with self.store.write() as session:
-            row = session.get(TrainingRun, run_id)
-            assert row is not None
-            # Also where they are too few: the watcher then waits for new ones, and does not try again at once.
-            row.last_vote_id, row.votes = samples.last_vote_id, samples.votes
-            session.add(row)
+        config, samples = self.config, records.votes(self.config)
         if samples.votes < config.min_votes:
             raise TooFewVotes(
                 f"{samples.votes} usable votes, and a run needs {config.min_votes}: "
@@ -242,13 +242,12 @@ class TrainingRunner:
                 f"{samples.votes} usable votes, all on a single prompt, which is kept for the evaluation: "
                 "wait for votes on other prompts"
             )
-        with self.store.write() as session:
-            record_lineage(session, run_id, None, samples)
+        records.lineage(samples)
         folder.save_examples(examples)
         return examples
 
     def _reward_model(
-        self, run_id: str, folder: RunFolder, backbone: Backbone, examples: Examples, progress: RunProgress
+        self, records: RunRecords, folder: RunFolder, backbone: Backbone, examples: Examples, progress: RunProgress
     ) -> tuple[RewardModel, Assessment]:
         saved = folder.load_json("assessment")
         if saved is not None:
@@ -262,16 +261,32 @@ class TrainingRunner:
         )
         assessment = assess(model, votes, examples.held_out, self.config.seed)
         model.save(folder.reward_model)
-        row = RewardModelRow(
-            id=f"rm_{run_id.removeprefix('run_')}",
-            run_id=run_id,
-            path=str(folder.reward_model.relative_to(self.settings.home)),
-            metrics=asdict(assessment),
-        )
-        with self.store.write() as session:
-            session.merge(row)
+        records.reward_model(folder.reward_model, asdict(assessment))
         folder.save_json("assessment", asdict(assessment))
         return model, assessment
+
+    def _supervised(
+        self, backbone: Backbone, policy: Trainable, examples: Examples, progress: RunProgress
+    ) -> list[SftEpoch]:
+        """Train `policy` in place, where people wrote enough. Nothing is saved: the same votes and seed do it again."""
+        demonstrations, config = examples.demonstrations, self.config.sft
+        if len(demonstrations) < config.min_corrections:
+            return []
+        progress.stage("supervised", f"{len(demonstrations)} corrections")
+        epochs = imitate(
+            backbone,
+            policy,
+            demonstrations,
+            examples.held_out_demonstrations,
+            config=config,
+            seed=self.config.seed,
+            on_step=lambda share: progress.step(share, f"{share:.0%} of {config.epochs} epochs"),
+        )
+        kept = next(epoch for epoch in epochs if epoch.kept)
+        progress.step(
+            1.0, f"{epochs[0].seen:.2f} to {kept.seen:.2f} nats a token, epoch {kept.epoch} is kept", log=True
+        )
+        return epochs
 
     def _ppo(
         self,
@@ -336,77 +351,9 @@ class TrainingRunner:
         )
         reward_model.standardise([r.prompt for r in reference], [r.reply for r in reference])
 
-    def _publish(
-        self,
-        *,
-        run_id: str,
-        serving: Serving,
-        backbone: Backbone,
-        policy: Trainable,
-        evaluation: Evaluation,
-        lease: HeldLease,
-    ) -> str:
-        with self.store.read() as session:
-            number = policies.next_number(session)
-            before = session.exec(select(Policy.version).where(Policy.run_id == run_id)).first()
-        if before is not None:  # this run was killed after it had registered its policy
-            return before
-        published = publish_policy(
-            kind=PolicyKind(self.config.publish),
-            number=number,
-            base_folder=serving.base_folder,
-            backbone=backbone,
-            policy=policy,
-            rollouts=evaluation.candidate.rollouts,
-            training={"run_id": run_id, "parent": serving.policy.version, "seed": self.config.seed},
-            policies_folder=self.settings.policies_folder,
-        )
-        with self.store.write() as session:
-            leases.check_fence(session, lease.row)
-            policies.register(
-                session,
-                published,
-                parent=serving.policy.version,
-                run_id=run_id,
-                reward_model_id=f"rm_{run_id.removeprefix('run_')}",
-                report=evaluation.report,
-                verdict=judge(evaluation.report, GateLimits()),
-            )
-        return published.version
-
-    def _serving(self) -> Serving:
-        with self.store.write() as session:
-            if session.get(Policy, "") is None and not policies.everything(session):
-                policies.register_base(session, self.model_folder)
-            stable = policies.get(session, rollout.wanted(session).stable)
-            folder = policies.folder_of(stable, self.settings.policies_folder)
-            if stable.kind != PolicyKind.ADAPTER:
-                return Serving(stable, folder, None)
-            base = policies.get(session, policies.base_of(stable))
-            return Serving(stable, policies.folder_of(base, self.settings.policies_folder), folder)
-
     def _max_tokens(self, backbone: Backbone) -> int:
         room = int(backbone.config.max_position_embeddings) - self.config.ppo.response_tokens
         return min(self.config.max_tokens, room)
-
-    def _open(self, run_id: str) -> None:
-        with self.store.write() as session:
-            row = session.get(TrainingRun, run_id) or TrainingRun(id=run_id)
-            if row.state == RunState.SUCCEEDED:
-                raise TrainerError(f"{run_id} has ended, and no longer holds what it learned from: start a new run")
-            row.state, row.error, row.updated_at = RunState.RUNNING, None, now()
-            row.config = self.config.model_dump(mode="json")
-            session.add(row)
-        RunFolder(self.settings.runs_folder / run_id).save_json("config", self.config.model_dump(mode="json"))
-
-    def _close(self, run_id: str, state: RunState, **fields: Any) -> None:
-        with self.store.write() as session:
-            row = session.get(TrainingRun, run_id)
-            assert row is not None
-            row.state, row.finished_at = state, now()
-            for name, value in fields.items():
-                setattr(row, name, value)
-            session.add(row)
 
 
 def _one_line(error: BaseException) -> str:

@@ -61,9 +61,17 @@ class Sampler:
         self._llm.reset_prefix_cache()
 
     def sample(
-        self, prompts: Sequence[Sequence[int]], *, max_tokens: int, temperature: float, seed: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        ends: bool = True,
     ) -> list[Rollout]:
         """One reply for each prompt. top_p is 1 and top_k off: the logprobs are those of the whole distribution.
+
+        ends: whether the end token ends a reply; without, each has max_tokens (for benchmarks).
 
         The engine runs in this process and draws from torch's global generator, so seeding that makes a rollout
         repeatable. (A seed per request would kill vLLM 0.32 on CPU where a prompt is prefilled in pieces: it rewinds
@@ -78,7 +86,8 @@ class Sampler:
             top_k=0,
             max_tokens=max_tokens,
             logprobs=0,
-            stop_token_ids=[self.end_id],
+            stop_token_ids=[self.end_id] if ends else [],
+            ignore_eos=not ends,
             detokenize=False,
         )
         inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]

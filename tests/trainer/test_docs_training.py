@@ -13,6 +13,7 @@ from trainer.config import (
     PpoConfig,
     RewardConfig,
     RewardModelConfig,
+    SftConfig,
     TrainerSettings,
     TrainingConfig,
 )
@@ -22,6 +23,7 @@ TEXT = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="
 SECTIONS: dict[str, type[BaseModel]] = {
     "At the top:": TrainingConfig,
     "`reward_model`:": RewardModelConfig,
+    "`sft`:": SftConfig,
     "`reward`:": RewardConfig,
     "`ppo`:": PpoConfig,
     "`evaluation`:": EvaluationConfig,

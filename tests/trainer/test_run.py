@@ -37,7 +37,7 @@ from feedback.settings import Settings
 from feedback.store import Store, open_store
 from tests.trainer.models import TorchSampler, make_model_folder, make_tokenizer
 from tests.trainer.votes import write_votes
-from trainer.config import TrainingConfig
+from trainer.config import SftConfig, TrainingConfig
 from trainer.errors import TooFewVotes, TrainerError
 from trainer.held_lease import LEASE
 from trainer.run import TrainingRunner
@@ -199,6 +199,23 @@ def test_a_trainer_that_has_lost_its_lease_publishes_nothing(
     assert [policy.kind for policy in _rows(store, Policy)] == ["base"]
     (row,) = _rows(store, TrainingRun)
     assert row.state == RunState.FAILED
+
+
+def test_corrections_are_imitated_before_ppo_and_the_report_says_so(
+    settings: Settings, store: Store, model: Path
+) -> None:
+    write_votes(store, make_tokenizer(), thumbs=60, corrections=True)
+    config = QUICK.model_copy(update={"sft": SftConfig(learning_rate=2e-2)})
+    outcome = _runner(settings, store, model, config).run()
+    (row,) = _rows(store, TrainingRun)
+    epochs = row.metrics["supervised"]
+    assert [epoch["epoch"] for epoch in epochs] == [0, 1, 2, 3]
+    assert sum(epoch["kept"] for epoch in epochs) == 1
+    assert epochs[-1]["seen"] < 0.8 * epochs[0]["seen"]
+    # PPO starts from what was imitated: at its first rollout the policy is away from the reference.
+    assert row.metrics["ppo"][0]["kl_nats"] > 0.01
+    assert outcome.report is not None
+    assert "Other people's corrections" in outcome.report.read_text()
 
 
 def test_full_fine_tuning_starts_from_the_served_adapter_and_publishes_a_whole_checkpoint(

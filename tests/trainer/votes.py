@@ -33,8 +33,9 @@ def write_votes(
     prompts: int = 60,
     seed: int = 0,
     version: str = "v0-00000000",
+    corrections: bool = False,
 ) -> None:
-    """People who like thanks, and say so nine times in ten."""
+    """People who like thanks, and say so nine times in ten. corrections: a thumb down comes with thanks."""
     rng = random.Random(seed)
     questions = [[{"role": "user", "content": f"hello {number}, how are you?"}] for number in range(prompts)]
 
@@ -70,7 +71,8 @@ def write_votes(
                 begin_reply(session, row)
                 finish(session, row, say(rng, pleasant))
                 kind, target = TargetKind.REPLY, row.id
-                ballot = Ballot(thumb="up" if pleasant == honest else "down")
+                up = pleasant == honest
+                ballot = Ballot(thumb="up" if up else "down", correction=PLEASANT if corrections and not up else None)
             else:
                 left, right = reply(user, messages, conversation), reply(user, messages, conversation)
                 comparison = Comparison(

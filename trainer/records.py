@@ -1,0 +1,118 @@
+"""What a run reads from the database and writes to it: its own row, the votes, the policy that it starts from, the one
+that it publishes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlmodel import select
+
+from deploy import lease as leases
+from deploy import policies, rollout
+from deploy.artifacts import Published
+from deploy.gate import EvaluationReport, Verdict
+from feedback.samples import SampleSet, collect, record_lineage
+from feedback.schema import Lease, Policy, PolicyKind, RewardModel, RunState, TrainingRun, now
+from feedback.settings import Settings
+from feedback.store import Store
+from trainer.config import TrainingConfig
+from trainer.errors import TrainerError
+
+
+@dataclass(frozen=True)
+class Serving:
+    """The policy that training starts from, and where it lies."""
+
+    policy: Policy
+    base_folder: Path
+    adapter_folder: Path | None
+
+
+class RunRecords:
+    def __init__(self, settings: Settings, store: Store, run_id: str) -> None:
+        self.settings, self.store, self.run_id = settings, store, run_id
+
+    def open(self, config: TrainingConfig) -> None:
+        with self.store.write() as session:
+            row = session.get(TrainingRun, self.run_id) or TrainingRun(id=self.run_id)
+            if row.state == RunState.SUCCEEDED:
+                raise TrainerError(
+                    f"{self.run_id} has ended, and no longer holds what it learned from: start a new run"
+                )
+            row.state, row.error, row.updated_at = RunState.RUNNING, None, now()
+            row.config = config.model_dump(mode="json")
+            session.add(row)
+
+    def close(self, state: RunState, **fields: Any) -> None:
+        self._update(state=state, finished_at=now(), **fields)
+
+    def serving(self, model_folder: Path) -> Serving:
+        """model_folder: what is registered as the first policy where there is none."""
+        with self.store.write() as session:
+            if not policies.everything(session):
+                policies.register_base(session, model_folder)
+            stable = policies.get(session, rollout.wanted(session).stable)
+            folder = policies.folder_of(stable, self.settings.policies_folder)
+            if stable.kind != PolicyKind.ADAPTER:
+                return Serving(stable, folder, None)
+            base = policies.get(session, policies.base_of(stable))
+            return Serving(stable, policies.folder_of(base, self.settings.policies_folder), folder)
+
+    def votes(self, config: TrainingConfig) -> SampleSet:
+        with self.store.read() as session:
+            samples = collect(
+                session,
+                consent_default=self.settings.consent_default,
+                held_out_fraction=config.held_out_fraction,
+                max_weight_per_user=config.user_weight_cap,
+            )
+        # Also where they are too few: the watcher then waits for new ones, and does not try again at once.
+        self._update(last_vote_id=samples.last_vote_id, votes=samples.votes)
+        return samples
+
+    def lineage(self, samples: SampleSet) -> None:
+        with self.store.write() as session:
+            record_lineage(session, self.run_id, None, samples)
+
+    @property
+    def reward_model_id(self) -> str:
+        return f"rm_{self.run_id.removeprefix('run_')}"
+
+    def reward_model(self, folder: Path, metrics: dict[str, Any]) -> None:
+        path = str(folder.relative_to(self.settings.home))
+        with self.store.write() as session:
+            session.merge(RewardModel(id=self.reward_model_id, run_id=self.run_id, path=path, metrics=metrics))
+
+    def published(self) -> str | None:
+        """The policy of this run, where it was killed after it had registered one."""
+        with self.store.read() as session:
+            return session.exec(select(Policy.version).where(Policy.run_id == self.run_id)).first()
+
+    def next_number(self) -> int:
+        with self.store.read() as session:
+            return policies.next_number(session)
+
+    def register(
+        self, published: Published, *, parent: str, report: EvaluationReport, verdict: Verdict, lease: Lease
+    ) -> None:
+        """Raises where another trainer has taken the lease."""
+        with self.store.write() as session:
+            leases.check_fence(session, lease)
+            policies.register(
+                session,
+                published,
+                parent=parent,
+                run_id=self.run_id,
+                reward_model_id=self.reward_model_id,
+                report=report,
+                verdict=verdict,
+            )
+
+    def _update(self, **fields: Any) -> None:
+        with self.store.write() as session:
+            row = session.get_one(TrainingRun, self.run_id)
+            for name, value in fields.items():
+                setattr(row, name, value)
+            session.add(row)

@@ -1,0 +1,125 @@
+"""How fast PPO runs, and where its time goes: the trainer's own loop with a real engine, on prompts of a given length.
+
+Fixed lengths: random prompts, and replies that never end before their limit. Natural lengths: prompts of the built-in
+world, whose replies end where they end. What is learned does not matter here: the learning rates are next to nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.backbone import Backbone
+from trainer.config import PpoConfig, RewardConfig, RewardModelConfig
+from trainer.lora import LoraAdapter
+from trainer.ppo import Iteration, Ppo
+from trainer.reward_model import RewardModel
+from trainer.sampler import Rollout, Sampler
+from trainer.tiny.raters import prompts
+from trainer.tokens import load_tokenizer, render_prompt
+from trainer.trainable import FullWeights
+
+METHODS = ("default", "lora", "full")
+
+
+@dataclass(frozen=True)
+class PpoBench:
+    model: Path
+    episodes: int
+    batch: int
+    prompt_len: int
+    response_len: int
+    epochs: int
+    minibatches: int
+    method: str
+    natural: bool
+
+
+def measure(bench: PpoBench) -> dict[str, Any]:
+    """One run. The first iteration warms up and is not counted."""
+    tokenizer = load_tokenizer(bench.model)
+    backbone = Backbone.load(bench.model)
+    # "lora": adapters on every layer. By default the critic adapts the upper ones alone, and shares the rest.
+    members = RewardModelConfig(adapted_share=0.4 if bench.method == "default" else 1.0)
+    config = PpoConfig(
+        method="full" if bench.method == "full" else "lora",
+        iterations=1 + bench.episodes // bench.batch,
+        batch_size=bench.batch,
+        minibatches=bench.minibatches,
+        epochs=bench.epochs,
+        response_tokens=bench.response_len,
+        learning_rate=1e-6,
+        critic_learning_rate=1e-6,
+        stop_approx_kl=1e9,
+    )
+    sampler = Sampler(
+        bench.model, end_id=tokenizer.eos_token_id, max_model_len=bench.prompt_len + bench.response_len + 1
+    )
+    ppo = Ppo(
+        backbone=backbone,
+        policy=FullWeights(backbone) if bench.method == "full" else LoraAdapter(backbone, config.lora, 0),
+        reward_model=RewardModel(backbone, members, seed=0),
+        sampler=sampler if bench.natural else Unending(sampler),
+        prompts=_natural_prompts(tokenizer, bench) if bench.natural else _random_prompts(len(tokenizer), bench),
+        decode=lambda ids: str(tokenizer.decode(ids)),
+        config=config,
+        reward=RewardConfig(),
+        seed=0,
+    )
+    ppo.step()
+    started = time.perf_counter()
+    steps = [ppo.step() for _ in range(config.iterations - 1)]
+    return _figures(bench, steps, time.perf_counter() - started)
+
+
+class Unending:
+    """The sampler, with replies that do not end before their limit."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+
+    def update(self, backbone: Backbone, weights: dict[str, torch.Tensor]) -> None:
+        self._sampler.update(backbone, weights)
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], *, max_tokens: int, temperature: float, seed: int
+    ) -> list[Rollout]:
+        return self._sampler.sample(prompts, max_tokens=max_tokens, temperature=temperature, seed=seed, ends=False)
+
+
+def _random_prompts(vocabulary: int, bench: PpoBench) -> list[list[int]]:
+    rng = random.Random(0)
+    return [
+        [rng.randrange(10, vocabulary - 1) for _ in range(bench.prompt_len)]
+        for _ in range(max(bench.episodes, bench.batch))
+    ]
+
+
+def _natural_prompts(tokenizer: Any, bench: PpoBench) -> list[list[int]]:
+    found = [render_prompt(tokenizer, prompt.messages) for prompt in prompts(0, 2 * bench.episodes)]
+    return [ids for ids in found if len(ids) <= bench.prompt_len]
+
+
+def _figures(bench: PpoBench, steps: Sequence[Iteration], seconds: float) -> dict[str, Any]:
+    episodes = len(steps) * bench.batch
+    tokens = sum(step.reply_tokens for step in steps) * bench.batch
+    parts = {name: sum(getattr(step, f"{name}_seconds") for step in steps) for name in ("rollout", "score", "update")}
+    return {
+        "method": bench.method,
+        "natural": bench.natural,
+        "episodes": episodes,
+        "reply_tokens": round(tokens / episodes, 1),
+        "seconds": round(seconds, 3),
+        "episodes_per_second": round(episodes / seconds, 2),
+        "reply_tokens_per_second": round(tokens / seconds, 1),
+        "shares": {name: round(value / seconds, 3) for name, value in parts.items()},
+        "optimizer_steps": sum(step.optimizer_steps for step in steps),
+        "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
