@@ -26,6 +26,10 @@ class RunFolder:
         return self.path / "reward_model"
 
     @property
+    def judge(self) -> Path:
+        return self.path / "judge"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 

@@ -141,6 +141,9 @@ class EvaluationConfig(Frozen):
     replies_per_prompt: int = Field(2, ge=1)
     """Replies of each policy to each of them."""
 
+    judge_votes: int = Field(50, ge=1)
+    """Held-out votes from which on they are fitted to a second judge."""
+
 
 class TrainingConfig(Frozen):
     seed: int = 0

@@ -1,7 +1,8 @@
 """The candidate against the serving policy, on prompts that neither reward model nor PPO has practised on.
 
 Both policies answer each prompt as often; a prompt's win rate is the mean over all pairs of their replies, and the
-interval is over prompts, since replies to one prompt are alike. The judge is the reward model's ensemble mean.
+interval is over prompts, since replies to one prompt are alike. Two judge: the reward model that PPO practised to
+please, and one of people whose votes trained nothing (`Judges`).
 """
 
 from __future__ import annotations
@@ -35,12 +36,19 @@ SIMILAR_LENGTH = 0.1
 
 
 @dataclass(frozen=True)
+class Judges:
+    trained: RewardModel  # the policy learned from it
+    held_out: RewardModel | None  # of other people; None where they said too little
+
+
+@dataclass(frozen=True)
 class Side:
     """One policy's replies to the kept prompts, K for each prompt, in the prompts' order."""
 
     rollouts: list[Rollout]
     texts: list[str]
     scores: np.ndarray  # ensemble mean, one per reply
+    held_out_scores: np.ndarray | None  # by the second judge
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ def evaluate(
     *,
     backbone: Backbone,
     sampler: Samples,
-    reward_model: RewardModel,
+    judges: Judges,
     candidate: dict[str, Tensor],
     serving: dict[str, Tensor],
     prompts: Sequence[list[int]],
@@ -71,12 +79,15 @@ def evaluate(
     def answer(weights: dict[str, Tensor], seed: int) -> Side:
         sampler.update(backbone, weights)
         rollouts = sampler.sample(repeated, max_tokens=ppo.response_tokens, temperature=ppo.temperature, seed=seed)
-        scores = reward_model.score([r.prompt for r in rollouts], [r.reply for r in rollouts]).mean(0).numpy()
-        return Side(rollouts, [decode(r.reply) for r in rollouts], scores)
+        scores, other = (
+            None if model is None else _scores(model, rollouts) for model in (judges.trained, judges.held_out)
+        )
+        assert scores is not None
+        return Side(rollouts, [decode(r.reply) for r in rollouts], scores, other)
 
     new, old = answer(candidate, seed + 1), answer(serving, seed + 2)
-    wins, equal = _wins(new, old, len(prompts), replies_per_prompt)
-    mean, lower, upper = mean_interval(wins)
+    wins_PKK = _wins(new.scores, old.scores, replies_per_prompt)
+    mean, lower, upper = mean_interval(wins_PKK.mean((1, 2)))
     kl_nats = -_total_logprob(backbone, new.rollouts, {}, ppo.temperature).mean().item()
     kl_nats += _total_logprob(backbone, new.rollouts, candidate, ppo.temperature).mean().item()
     tokens = sum(len(r.reply) for r in new.rollouts)
@@ -100,20 +111,44 @@ def evaluate(
         held_out_accuracy=assessment.accuracy,
         held_out_accuracy_lower=assessment.lower,
         held_out_accuracy_upper=assessment.upper,
-        win_rate_at_equal_length=equal,
+        win_rate_at_equal_length=_at_equal_length(wins_PKK, new, old),
+        **_by_the_other(new, old, replies_per_prompt),
         extra={"accuracy_measured_on": assessment.measured_on, "calibration_error": assessment.calibration_error},
     )
     return Evaluation(report, new, old)
 
 
-def _wins(new: Side, old: Side, prompts: int, replies: int) -> tuple[np.ndarray, float | None]:
-    """Each prompt's win rate, and the win rate over all pairs of about the same length."""
-    new_PK, old_PK = new.scores.reshape(prompts, replies), old.scores.reshape(prompts, replies)
-    gap = new_PK[:, :, None] - old_PK[:, None, :]
-    wins = (gap > 0) + 0.5 * (gap == 0)
-    lengths = [np.array([len(r.reply) for r in side.rollouts]).reshape(prompts, replies) for side in (new, old)]
+def _scores(model: RewardModel, rollouts: Sequence[Rollout]) -> np.ndarray:
+    """The ensemble's mean, one per reply."""
+    return np.asarray(model.score([r.prompt for r in rollouts], [r.reply for r in rollouts]).mean(0).numpy())
+
+
+def _wins(new: np.ndarray, old: np.ndarray, replies: int) -> np.ndarray:
+    """(P, K, K): every reply of one to a prompt against every reply of the other: 1 won, 0 lost, ½ the same score."""
+    gap = new.reshape(-1, replies)[:, :, None] - old.reshape(-1, replies)[:, None, :]
+    return np.asarray((gap > 0) + 0.5 * (gap == 0))
+
+
+def _at_equal_length(wins_PKK: np.ndarray, new: Side, old: Side) -> float | None:
+    """The win rate over all pairs of about the same length."""
+    replies = wins_PKK.shape[1]
+    lengths = [np.array([len(r.reply) for r in side.rollouts]).reshape(-1, replies) for side in (new, old)]
     similar = np.abs(lengths[0][:, :, None] - lengths[1][:, None, :]) <= SIMILAR_LENGTH * lengths[1][:, None, :]
-    return wins.mean((1, 2)), float(wins[similar].mean()) if similar.sum() >= 20 else None
+    return float(wins_PKK[similar].mean()) if similar.sum() >= 20 else None
+
+
+def _by_the_other(new: Side, old: Side, replies: int) -> dict[str, float]:
+    """What the second judge says, where there is one."""
+    if new.held_out_scores is None or old.held_out_scores is None:
+        return {}
+    wins_PKK = _wins(new.held_out_scores, old.held_out_scores, replies)
+    mean, lower, upper = mean_interval(wins_PKK.mean((1, 2)))
+    return {
+        "judge_win_rate": mean,
+        "judge_win_rate_lower": lower,
+        "judge_win_rate_upper": upper,
+        "judge_gain": float(new.held_out_scores.mean() - old.held_out_scores.mean()),
+    }
 
 
 def _total_logprob(

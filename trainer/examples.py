@@ -26,7 +26,7 @@ class PairExample:
     left: list[int]
     right: list[int]
     outcome: int  # likelihood.LEFT, RIGHT, TIE or BOTH_BAD
-    user: int  # index of the voter, −1 for someone not seen in training
+    user: int  # index of the voter, among those of the same side of the split
     weight: float
     vote_id: int
 
@@ -77,7 +77,7 @@ def to_examples(samples: SampleSet, tokenizer: Any, *, max_tokens: int, kept_pro
     Corrections become pairs in which the correction is preferred to the reply it corrects, and demonstrations.
     """
     demonstrations: dict[str, list[Demonstration]] = {Split.TRAIN: [], Split.HELD_OUT: []}
-    users: dict[str, int] = {}
+    users: dict[str, dict[str, int]] = {Split.TRAIN: {}, Split.HELD_OUT: {}}
     parts: dict[str, list[VoteExample]] = {Split.TRAIN: [], Split.HELD_OUT: []}
     prompts: dict[str, tuple[bool, list[int]]] = {}
     for sample in samples:
@@ -110,13 +110,13 @@ def to_examples(samples: SampleSet, tokenizer: Any, *, max_tokens: int, kept_pro
 def _example(
     sample: ThumbSample | PairSample | CorrectionSample,
     prompt: list[int],
-    users: dict[str, int],
+    users: dict[str, dict[str, int]],
     tokenizer: Any,
     max_tokens: int,
 ) -> VoteExample | None:
-    held_out = sample.split == Split.HELD_OUT
-    # A held-out user's intercept is unknown by definition: the model must do without.
-    user = -1 if held_out else users.setdefault(sample.user_id, len(users))
+    # Each side counts its own people: they teach different models.
+    own = users[sample.split]
+    user = own.setdefault(sample.user_id, len(own))
 
     def ids(text: str, recorded: list[int] | None) -> list[int]:
         return (recorded or encode_reply(tokenizer, text))[: max_tokens // 2]

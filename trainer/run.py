@@ -27,7 +27,7 @@ from trainer.backbone import Backbone
 from trainer.checkpoint import RunFolder
 from trainer.config import TrainingConfig
 from trainer.errors import TooFewVotes
-from trainer.evaluation import evaluate
+from trainer.evaluation import Judges, evaluate
 from trainer.examples import Examples, to_examples
 from trainer.held_lease import HeldLease, held_lease
 from trainer.lora import LoraAdapter
@@ -129,6 +129,8 @@ class TrainingRunner:
             return Outcome(run_id, None, False, [], None, assessment)
         lease.check()
 
+        judges = Judges(reward_model, self._second_judge(folder, backbone, examples, progress))
+
         # 4. What people would have said themselves.
         imitated = self._supervised(backbone, policy, examples, progress)
 
@@ -139,6 +141,7 @@ class TrainingRunner:
             end_id=tokenizer.eos_token_id,
             max_model_len=self._max_tokens(backbone) + config.ppo.response_tokens,
         )
+        self._standardise(backbone, judges, sampler, examples)
         history = self._ppo(
             folder=folder,
             backbone=backbone,
@@ -159,7 +162,7 @@ class TrainingRunner:
         evaluation = evaluate(
             backbone=backbone,
             sampler=sampler,
-            reward_model=reward_model,
+            judges=judges,
             candidate=weights,
             serving=serving_weights,
             prompts=examples.kept_prompts,
@@ -265,6 +268,24 @@ class TrainingRunner:
         folder.save_json("assessment", asdict(assessment))
         return model, assessment
 
+    def _second_judge(
+        self, folder: RunFolder, backbone: Backbone, examples: Examples, progress: RunProgress
+    ) -> RewardModel | None:
+        """A second reward model, of the held-out people alone, for the evaluation."""
+        if len(examples.held_out) < self.config.evaluation.judge_votes:
+            return None
+        if (folder.judge / "reward_model.json").exists():
+            return RewardModel.load(folder.judge, backbone)
+        model, _ = fit(
+            backbone,
+            examples.held_out,
+            self.config.reward_model,
+            self.config.seed + 1,
+            lambda s: progress.step(1.0, f"a second judge, of {len(examples.held_out)} held-out votes"),
+        )
+        model.save(folder.judge)
+        return model
+
     def _supervised(
         self, backbone: Backbone, policy: Trainable, examples: Examples, progress: RunProgress
     ) -> list[SftEpoch]:
@@ -304,7 +325,6 @@ class TrainingRunner:
         """Train `policy` in place. Returns one row an iteration."""
         config = self.config
         state = folder.load_state()
-        self._standardise(backbone, reward_model, sampler, examples)
         ppo = Ppo(
             backbone=backbone,
             policy=policy,
@@ -339,7 +359,7 @@ class TrainingRunner:
         writer.close()
         return history
 
-    def _standardise(self, backbone: Backbone, reward_model: RewardModel, sampler: Samples, examples: Examples) -> None:
+    def _standardise(self, backbone: Backbone, judges: Judges, sampler: Samples, examples: Examples) -> None:
         """Rewards are in units of the reference policy's own spread."""
         prompts = (examples.prompts * 4)[:256]
         sampler.update(backbone, {})
@@ -349,7 +369,8 @@ class TrainingRunner:
             temperature=self.config.ppo.temperature,
             seed=self.config.seed,
         )
-        reward_model.standardise([r.prompt for r in reference], [r.reply for r in reference])
+        for model in filter(None, (judges.trained, judges.held_out)):
+            model.standardise([r.prompt for r in reference], [r.reply for r in reference])
 
     def _max_tokens(self, backbone: Backbone) -> int:
         room = int(backbone.config.max_position_embeddings) - self.config.ppo.response_tokens

@@ -29,6 +29,10 @@ GOOD = EvaluationReport(
     held_out_accuracy=0.74,
     held_out_accuracy_lower=0.66,
     held_out_accuracy_upper=0.81,
+    judge_win_rate=0.62,
+    judge_win_rate_lower=0.55,
+    judge_win_rate_upper=0.69,
+    judge_gain=0.5,
 )
 
 
@@ -55,6 +59,7 @@ def test_a_good_candidate_is_accepted() -> None:
         ({"safety_flag_rate_candidate": 0.02}, "0.020", "0.010"),
         ({"held_out_accuracy": 0.55, "held_out_accuracy_lower": 0.47}, "0.470", "0.500"),
         ({"perplexity": 80.0}, "80.0", "50.0"),
+        ({"judge_win_rate": 0.41}, "0.410", "0.500"),
         ({"reward_gain": float("nan")}, "nan", "finite"),
         ({"win_rate_lower": float("nan")}, "nan", "0.500"),
         ({"kl_nats": float("inf")}, "inf", "20.00"),
@@ -77,6 +82,16 @@ def test_a_win_by_length_is_flagged() -> None:
     shown = judge(dataclasses.replace(longer, win_rate_at_equal_length=0.6))
     assert shown.accepted
     assert "still wins" in shown.flags[0]
+
+
+def test_a_reward_that_rises_for_its_own_judge_alone_is_refused() -> None:
+    gamed = dataclasses.replace(GOOD, win_rate=0.95, win_rate_lower=0.92, reward_gain=2.0, judge_win_rate=0.45)
+    (refusal,) = judge(gamed).refusals
+    assert "0.450" in refusal
+    assert "0.950" in refusal
+    unjudged = judge(dataclasses.replace(GOOD, judge_win_rate=None))
+    assert unjudged.accepted
+    assert "said too little for a second" in unjudged.flags[0]
 
 
 def test_an_operator_may_move_a_limit() -> None:
@@ -112,9 +127,10 @@ REPORTS = st.builds(
     held_out_accuracy_lower=st.floats(0.3, 0.9),
     held_out_accuracy_upper=RATE,
     win_rate_at_equal_length=st.none() | st.floats(0.3, 0.9),
+    judge_win_rate=st.none() | RATE,
 )
 
-LOWER_IS_WORSE = ("prompts", "win_rate_lower", "held_out_accuracy_lower", "win_rate_at_equal_length")
+LOWER_IS_WORSE = ("prompts", "win_rate_lower", "held_out_accuracy_lower", "win_rate_at_equal_length", "judge_win_rate")
 HIGHER_IS_WORSE = (
     "kl_nats", "refusal_rate_candidate", "repetition_rate_candidate", "safety_flag_rate_candidate", "perplexity",
 )  # fmt: skip
