@@ -10,6 +10,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from trainer.sampler import Sampler
 from trainer.sft import SftEpoch, imitate
 from trainer.tokens import decode, load_tokenizer, readable_prompt
 from trainer.trainable import FullWeights, Trainable
+from trainer.transformers_sampler import TransformersSampler
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,10 @@ class TrainingRunner:
         *,
         sampler: Callable[..., Samples] | None = None,
     ) -> None:
-        """sampler: makes what answers in PPO and evaluation; unset: vLLM in this process."""
+        """sampler: makes what answers in PPO and evaluation; unset: vLLM in this process, else transformers."""
         self.settings, self.store, self.config, self.console = settings, store, config, console
         self.model_folder = model_folder
-        self._make_sampler = sampler or Sampler
+        self._make_sampler = sampler or (Sampler if find_spec("vllm") else TransformersSampler)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
 

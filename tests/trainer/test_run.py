@@ -218,6 +218,17 @@ def test_corrections_are_imitated_before_ppo_and_the_report_says_so(
     assert "Other people's corrections" in outcome.report.read_text()
 
 
+def test_without_vllm_transformers_answers(
+    settings: Settings, store: Store, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_votes(store, make_tokenizer())
+    monkeypatch.setattr(trainer.run, "find_spec", lambda name: None)
+    outcome = TrainingRunner(settings, store, QUICK, model, Console(file=io.StringIO())).run()
+    (row,) = _rows(store, TrainingRun)
+    assert row.policy_version == outcome.version is not None
+    assert 0 < row.metrics["ppo"][0]["sampler_gap_nats"] < QUICK.ppo.sampler_gap_nats
+
+
 def test_full_fine_tuning_starts_from_the_served_adapter_and_publishes_a_whole_checkpoint(
     settings: Settings, store: Store, model: Path
 ) -> None:

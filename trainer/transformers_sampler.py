@@ -1,0 +1,79 @@
+"""Fresh replies where vLLM is not installed: transformers' own generation, from the weights that are being trained.
+
+The same distribution as vLLM's, so a run differs only in speed and in bf16's rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from trainer.backbone import Backbone, Weights
+from trainer.sampler import Rollout
+
+ROWS = 64
+"""Replies that are generated together: it bounds the logits that are kept, of every token of every reply."""
+
+
+class TransformersSampler:
+    """`trainer.ppo.Samples`, as `trainer.sampler.Sampler` is."""
+
+    def __init__(self, folder: Path, *, end_id: int, max_model_len: int, dtype: torch.dtype = torch.bfloat16) -> None:
+        self.end_id, self.max_model_len = end_id, max_model_len
+        self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+
+    def update(self, backbone: Backbone, weights: Weights) -> None:
+        """Sample from these merged weights from now on."""
+        missing = self._model.load_state_dict(backbone.merged_state(weights), strict=False)
+        assert not missing.unexpected_keys, f"weights that the model does not know: {missing.unexpected_keys}"
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], *, max_tokens: int, temperature: float, seed: int
+    ) -> list[Rollout]:
+        """One reply for each prompt, in their order; the seed makes it repeatable."""
+        torch.manual_seed(seed)
+        # Prompts of like length together: generation pads them all to the longest.
+        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+        rollouts: dict[int, Rollout] = {}
+        for start in range(0, len(order), ROWS):
+            rows = order[start : start + ROWS]
+            generated = self._generate([list(prompts[row]) for row in rows], max_tokens, temperature)
+            rollouts.update(zip(rows, generated, strict=True))
+        return [rollouts[row] for row in range(len(prompts))]
+
+    @torch.no_grad()
+    def _generate(self, prompts: list[list[int]], max_tokens: int, temperature: float) -> list[Rollout]:
+        width = max(map(len, prompts))
+        ids_BT = torch.tensor([[self.end_id] * (width - len(prompt)) + prompt for prompt in prompts])
+        mask_BT = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        found = self._model.generate(
+            input_ids=ids_BT,
+            attention_mask=mask_BT,
+            do_sample=True,
+            temperature=temperature,
+            top_p=1.0,
+            top_k=0,
+            max_new_tokens=min(max_tokens, self.max_model_len - width),
+            eos_token_id=self.end_id,
+            pad_token_id=self.end_id,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
+        chosen_BR = found.sequences[:, width:]
+        logprobs_BR = torch.stack(
+            [
+                torch.log_softmax(scores_BV.float(), dim=-1).gather(1, chosen_BR[:, step : step + 1]).squeeze(1)
+                for step, scores_BV in enumerate(found.scores)
+            ],
+            dim=1,
+        )
+        rollouts = []
+        for prompt, chosen, logprobs in zip(prompts, chosen_BR.tolist(), logprobs_BR.tolist(), strict=True):
+            ended = self.end_id in chosen
+            length = chosen.index(self.end_id) + 1 if ended else len(chosen)
+            rollouts.append(Rollout(prompt, chosen[:length], logprobs[:length], ended))
+        return rollouts
