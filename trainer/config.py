@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from trainer.rules import Rules
+
 
 class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +44,18 @@ class RewardModelConfig(Frozen):
     lora: LoraConfig = LoraConfig()
 
 
+class ClassifierTerm(Frozen):
+    name: str = Field(pattern=r"^[a-z][a-z_]*$")
+    """Of the term, in plots and reports: sentiment, politeness ..."""
+
+    model: str
+    """A folder or a hub name of a transformers model for text classification."""
+
+    label: str
+    weight: float
+    """Added per unit of the label's probability."""
+
+
 class RewardConfig(Frozen):
     uncertainty: float = Field(0.5, ge=0)
     """λ in: mean of the ensemble − λ · variance."""
@@ -53,10 +67,16 @@ class RewardConfig(Frozen):
     length_weight: float = 0.0
     """Added per token of the reply; negative for shorter replies."""
 
-    banned: tuple[str, ...] = ()
-    """Phrases that must not be said; each costs `banned_penalty`."""
+    coherence_weight: float = 0.0
+    """Added per nat of the reference's mean logprob of a reply's tokens: what it finds fluent."""
 
-    banned_penalty: float = Field(3.0, ge=0)
+    consistency_weight: float = 0.0
+    """Added per nat by which a reply's mean logprob is larger after its own prompt than after another one. It costs one
+    more pass of the reference."""
+
+    classifiers: tuple[ClassifierTerm, ...] = ()
+
+    rules: Rules = Rules()
 
 
 class SftConfig(Frozen):

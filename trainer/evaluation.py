@@ -104,8 +104,8 @@ def evaluate(
         refusal_rate_serving=_mean(bool(REFUSAL.search(text)) for text in old.texts),
         repetition_rate_candidate=_mean(repetition(r.reply) > REPETITIVE for r in new.rollouts),
         repetition_rate_serving=_mean(repetition(r.reply) > REPETITIVE for r in old.rollouts),
-        safety_flag_rate_candidate=_mean(_flagged(text, reward.banned) for text in new.texts),
-        safety_flag_rate_serving=_mean(_flagged(text, reward.banned) for text in old.texts),
+        safety_flag_rate_candidate=_mean(bool(reward.rules.broken(text)) for text in new.texts),
+        safety_flag_rate_serving=_mean(bool(reward.rules.broken(text)) for text in old.texts),
         perplexity=perplexity,
         reward_gain=float(new.scores.mean() - old.scores.mean()),
         held_out_accuracy=assessment.accuracy,
@@ -161,7 +161,3 @@ def _total_logprob(
 
 def _mean(values: Iterable[float]) -> float:
     return float(np.mean([float(value) for value in values]))
-
-
-def _flagged(text: str, banned: Sequence[str]) -> bool:
-    return any(phrase.lower() in text.lower() for phrase in banned)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from typing import Any
 
 INK, MUTED, ACCENT, SECOND, GRID = "#1f2933", "#7b8794", "#2563eb", "#d97706", "#e4e7eb"
+COLOURS = (ACCENT, SECOND, "#059669", "#7c3aed", "#db2777", "#0891b2", "#65a30d", "#b91c1c")
 
 
 def svg(draw: Callable[[Any], None], width: float = 5.2, height: float = 3.1) -> str:
@@ -44,7 +46,7 @@ def lines(
     x: Sequence[float], series: dict[str, Sequence[float]], x_label: str, y_label: str, target: float | None = None
 ) -> str:
     def draw(axes: Any) -> None:
-        for (name, values), colour in zip(series.items(), (ACCENT, SECOND, "#059669", "#7c3aed"), strict=False):
+        for (name, values), colour in zip(series.items(), cycle(COLOURS), strict=False):
             axes.plot(x, values, color=colour, linewidth=1.8, label=name)
         if target is not None:
             axes.axhline(target, color=MUTED, linewidth=1, linestyle="--", label="target")

@@ -25,10 +25,10 @@ from trainer.backbone import Backbone
 from trainer.batches import Batch, Row
 from trainer.config import PpoConfig, RewardConfig
 from trainer.errors import SamplerMismatch
-from trainer.logprobs import reply_logprobs
+from trainer.logprobs import reply_logprobs, score_logprobs
 from trainer.lora import LoraAdapter
 from trainer.losses import adapt_kl_coefficient, importance_weights, policy_loss, value_loss
-from trainer.reward import Reward, compose
+from trainer.reward import Composer, Facts, Reward
 from trainer.reward_model import Member, RewardModel, readout
 from trainer.sampler import Rollout
 from trainer.trainable import FullWeights, Trainable
@@ -71,6 +71,8 @@ class Iteration:
     score_seconds: float
     update_seconds: float
     tokens_per_second: float
+    terms: dict[str, float]
+    """Of the composed reward, each with its weight: means over the replies."""
 
 
 class Critic(nn.Module):
@@ -136,7 +138,8 @@ class Ppo:
         seed: int,
     ) -> None:
         self.backbone, self.policy, self.reward_model, self.sampler = backbone, policy, reward_model, sampler
-        self.prompts, self.decode, self.config, self.reward_config = list(prompts), decode, config, reward
+        self.prompts, self.decode, self.config = list(prompts), decode, config
+        self.composer = Composer(reward)
         self.critic = Critic(backbone, reward_model, config.method) if config.algorithm == "ppo" else None
         self.generator = torch.Generator().manual_seed(seed)
         self.kl_coefficient = config.kl_coefficient
@@ -231,6 +234,7 @@ class Ppo:
             score_seconds=scored - rolled_out,
             update_seconds=updated - scored,
             tokens_per_second=tokens / (updated - started),
+            terms={name: term.mean().item() for name, term in experience.reward.terms.items()},
         )
 
     @torch.no_grad()
@@ -261,12 +265,29 @@ class Ppo:
         for row, rollout in enumerate(rollouts):
             sampler_BR[row, : len(rollout.logprobs)] = torch.tensor(rollout.logprobs)
         replies = [r.reply for r in rollouts]
-        reward = compose(
-            scores_MB, replies, [self.decode(r) for r in replies], [r.ended for r in rollouts], self.reward_config
+        reward = self.composer.compose(
+            Facts(
+                scores_MB,
+                replies,
+                [self.decode(reply) for reply in replies],
+                [rollout.ended for rollout in rollouts],
+                fluency_B=reference_BR.sum(1) / batch.reply_lengths_B,
+                consistency_B=self._consistency(rollouts, reference_BR) if self.composer.needs_consistency else None,
+            )
         )
         return Experience(
             batch, lower_NH, mask_BR, logprobs_BR, reference_BR, sampler_BR, entropy_BR, values_BR, reward, scores_MB
         )
+
+    def _consistency(self, rollouts: Sequence[Rollout], reference_BR: Tensor) -> Tensor:
+        """(B,): by how many nats per token the reference finds a reply likelier after its own prompt than after the
+        next one: an estimate of what prompt and reply say of each other (pointwise mutual information)."""
+        shift = self.config.replies_per_prompt
+        prompts, replies = [r.prompt for r in rollouts], [r.reply for r in rollouts]
+        others = prompts[shift:] + prompts[:shift]
+        other_BR = score_logprobs(self.backbone, others, replies, self.config.temperature)
+        lengths_B = torch.tensor([len(reply) for reply in replies])
+        return (reference_BR - other_BR).sum(1) / lengths_B
 
     def _rows(self, rollouts: Sequence[Rollout]) -> Batch:
         """A row for each prompt that was drawn, since minibatches are drawn from rows."""
@@ -367,4 +388,9 @@ def _merged_once(critic: Critic | None) -> AbstractContextManager[dict[str, Tens
 
 
 def as_row(iteration: Iteration) -> dict[str, float]:
-    return {name: float(value) for name, value in asdict(iteration).items()}
+    """Flat, for tables and curves: a term of the reward is called `term/<name>`."""
+    row = asdict(iteration)
+    terms = row.pop("terms")
+    return {name: float(value) for name, value in row.items()} | {
+        f"term/{name}": value for name, value in terms.items()
+    }

@@ -57,6 +57,16 @@ def write_report(
             ),
         ),
         (
+            "Terms of the reward",
+            "What adds up to the composed reward, each with its weight.",
+            plots.lines(
+                episodes,
+                {name.removeprefix("term/"): column(name) for name in history[0] if name.startswith("term/")},
+                "episodes",
+                "standard deviations of the reference",
+            ),
+        ),
+        (
             "Reward against KL",
             "What each nat of distance from the reference buys. A curve that bends down is a reward being gamed.",
             plots.path(column("kl_nats"), column("votes_reward"), "KL to the reference, nats per reply", "reward"),

@@ -21,6 +21,7 @@ from trainer.lora import LoraAdapter
 from trainer.losses import adapt_kl_coefficient
 from trainer.ppo import Iteration, Ppo, as_row
 from trainer.reward_model import RewardModel
+from trainer.rules import Rules
 from trainer.sampler import Rollout
 from trainer.trainable import FullWeights
 
@@ -105,6 +106,32 @@ def test_other_algorithms_and_methods_learn_it_too(backbone: Backbone, changes: 
     assert (ppo.critic is None) == (changes.get("algorithm") == "rloo")
 
 
+@torch.no_grad()
+def test_consistency_compares_a_prompt_with_the_next_ones(backbone: Backbone) -> None:
+    ppo = make_ppo(backbone, reward=RewardConfig(consistency_weight=2.0, coherence_weight=0.5))
+    ppo.sampler.update(backbone, {})
+    rollouts = ppo.sampler.sample(PROMPTS[:3], max_tokens=6, temperature=0.9, seed=0)
+    terms = ppo.appraise(rollouts).reward.terms
+
+    def fluency(prompt: list[int], reply: list[int]) -> float:
+        table = torch.log_softmax(all_logits(backbone, [prompt + reply]) / 0.9, -1)
+        said = [float(table[len(prompt) - 1 + t, token]) for t, token in enumerate(reply)]
+        return sum(said) / len(said)
+
+    for row, rollout in enumerate(rollouts):
+        own, other = (fluency(rollouts[at % 3].prompt, rollout.reply) for at in (row, row + 1))
+        assert terms["coherence"][row].item() == pytest.approx(0.5 * own, abs=1e-4)
+        assert terms["consistency"][row].item() == pytest.approx(2.0 * (own - other), abs=1e-4)
+
+
+def test_each_term_of_the_reward_has_its_curve(backbone: Backbone) -> None:
+    row = as_row(make_ppo(backbone, reward=RewardConfig(length_weight=0.1)).step())
+    assert {name for name in row if name.startswith("term/")} == {
+        "term/votes", "term/uncertainty", "term/repetition", "term/rules", "term/length",
+    }  # fmt: skip
+    assert row["term/length"] == pytest.approx(0.1 * row["reply_tokens"])
+
+
 def test_replies_to_one_prompt_stay_together(backbone: Backbone) -> None:
     """Minibatches are drawn from prompts, and an advantage compares neighbours."""
     ppo = make_ppo(backbone, algorithm="rloo", replies_per_prompt=4, batch_size=16)
@@ -144,7 +171,7 @@ def test_a_dear_kl_keeps_the_policy_near_the_reference(backbone: Backbone) -> No
 def test_a_rule_that_must_not_be_broken_is_learned(backbone: Backbone) -> None:
     """The token that the model says most often, in a reply of one token, is forbidden."""
     favourite = int(all_logits(backbone, [PROMPTS[0]])[-1].argmax())
-    rules = RewardConfig(missing_end=0.0, banned=(f"<{favourite}>",), banned_penalty=3.0)
+    rules = RewardConfig(missing_end=0.0, rules=Rules(patterns=(f"<{favourite}>",), penalty=3.0))
     # Without the end token in play, every reply would count as unended: let it end on anything.
     ppo = make_ppo(backbone, sampler=OneToken(), reward=rules, batch_size=32, response_tokens=1, kl_coefficient=0.0)
     ppo.prompts, ppo.decode = [PROMPTS[0]], lambda ids: "".join(f"<{token}>" for token in ids)
