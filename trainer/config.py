@@ -60,6 +60,10 @@ class RewardConfig(Frozen):
     uncertainty: float = Field(0.5, ge=0)
     """λ in: mean of the ensemble − λ · variance."""
 
+    bound: float = Field(1.5, gt=0)
+    """The mean is bent so that it stays within ± this: far above what the reference says, the votes tell nothing, and
+    only the reward model's mistakes are left to gain from (arXiv 2502.18770)."""
+
     missing_end: float = -1.0
     """The score of a reply that does not end within its limit, whatever it says (N+ details)."""
 
@@ -117,7 +121,7 @@ class PpoConfig(Frozen):
     clip: float = Field(0.2, gt=0)
     value_clip: float = Field(0.2, gt=0)
     value_coefficient: float = Field(0.1, ge=0)
-    kl_coefficient: float = Field(0.05, ge=0)
+    kl_coefficient: float = Field(0.2, ge=0)
     kl_target_nats: float = Field(3.0, gt=0)
     """Per reply, against the reference. The adaptive controller steers the coefficient towards it."""
 

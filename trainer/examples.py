@@ -7,7 +7,7 @@ here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Any
 
@@ -43,6 +43,7 @@ class ThumbExample:
     user: int
     weight: float
     vote_id: int
+    reasons: list[str] = field(default_factory=list)  # the tags that came with it
 
     @property
     def length(self) -> int:
@@ -130,7 +131,8 @@ def _example(
         prompt = prompt[-(max_tokens - max(len(left), len(right))) :]
         return PairExample(prompt, left, right, LEFT, user, sample.weight, sample.vote_id)
     reply = ids(sample.text, sample.token_ids)
-    return ThumbExample(prompt[-(max_tokens - len(reply)) :], reply, sample.label, user, sample.weight, sample.vote_id)
+    prompt = prompt[-(max_tokens - len(reply)) :]
+    return ThumbExample(prompt, reply, sample.label, user, sample.weight, sample.vote_id, list(sample.reasons))
 
 
 def to_json(examples: Examples) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -43,7 +43,7 @@ def svg(draw: Callable[[Any], None], width: float = 5.2, height: float = 3.1) ->
 
 
 def lines(
-    x: Sequence[float], series: dict[str, Sequence[float]], x_label: str, y_label: str, target: float | None = None
+    x: Sequence[float], series: Mapping[str, Sequence[float]], x_label: str, y_label: str, target: float | None = None
 ) -> str:
     def draw(axes: Any) -> None:
         for (name, values), colour in zip(series.items(), cycle(COLOURS), strict=False):
@@ -110,3 +110,19 @@ def intervals(
         axes.set_ylabel(y_label)
 
     return svg(draw)
+
+
+def effects(rows: Sequence[tuple[str, float, float, float]], x_label: str) -> str:
+    """Named effects with their intervals, one under another; each row is (name, effect, lower, upper)."""
+
+    def draw(axes: Any) -> None:
+        for place, (_, effect, lower, upper) in enumerate(reversed(rows)):
+            colour = ACCENT if lower > 0 else SECOND if upper < 0 else MUTED
+            axes.plot([lower, upper], [place, place], color=colour, linewidth=2)
+            axes.scatter([effect], [place], color=colour, s=36, zorder=3)
+        axes.axvline(0.0, color=MUTED, linewidth=1, linestyle="--")
+        axes.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)])
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.set_xlabel(x_label)
+
+    return svg(draw, height=max(1.6, 0.8 + 0.36 * len(rows)))

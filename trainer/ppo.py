@@ -52,6 +52,7 @@ class Iteration:
     episodes: int
     reward: float
     votes_reward: float
+    """The reward model's own mean score, before it is bent and before the other terms."""
     uncertainty: float
     kl_nats: float
     kl_coefficient: float
@@ -71,6 +72,8 @@ class Iteration:
     score_seconds: float
     update_seconds: float
     tokens_per_second: float
+    judge_reward: float | None
+    """By the second judge, where there is one."""
     terms: dict[str, float]
     """Of the composed reward, each with its weight: means over the replies."""
 
@@ -115,6 +118,7 @@ class Experience:
     values_BR: Tensor
     reward: Reward
     scores_MB: Tensor
+    judge_B: Tensor | None  # what the second judge, whom nothing is trained to please, thinks of the replies
 
     @property
     def kl_nats_B(self) -> Tensor:
@@ -136,7 +140,10 @@ class Ppo:
         config: PpoConfig,
         reward: RewardConfig,
         seed: int,
+        judge: RewardModel | None = None,
     ) -> None:
+        """judge: a second opinion of every rollout, which is told and never learned from."""
+        self.judge = judge
         self.backbone, self.policy, self.reward_model, self.sampler = backbone, policy, reward_model, sampler
         self.prompts, self.decode, self.config = list(prompts), decode, config
         self.composer = Composer(reward)
@@ -214,7 +221,7 @@ class Ppo:
             iteration=self.iteration,
             episodes=self.iteration * config.batch_size,
             reward=experience.reward.total_B.mean().item(),
-            votes_reward=experience.reward.terms["votes"].mean().item(),
+            votes_reward=experience.scores_MB.mean().item(),
             uncertainty=experience.scores_MB.std(0, unbiased=False).mean().item(),
             kl_nats=kl_nats,
             kl_coefficient=coefficient,
@@ -234,6 +241,7 @@ class Ppo:
             score_seconds=scored - rolled_out,
             update_seconds=updated - scored,
             tokens_per_second=tokens / (updated - started),
+            judge_reward=experience.judge_B.mean().item() if experience.judge_B is not None else None,
             terms={name: term.mean().item() for name, term in experience.reward.terms.items()},
         )
 
@@ -246,6 +254,7 @@ class Ppo:
         lower_NH = torch.zeros(len(batch.ids_N), backbone.hidden_size, dtype=backbone.dtype)
         reference_BR, logprobs_BR, entropy_BR, values_BR = (torch.zeros(mask_BR.shape) for _ in range(4))
         scores_MB = torch.zeros(len(self.reward_model.members), len(batch))
+        judge_B = torch.zeros(len(batch)) if self.judge is not None else None
         weights = self.policy.merged()
         for part in batch.by_length(self.config.microbatch_tokens):
             piece, rows = part.batch, part.replies
@@ -259,6 +268,8 @@ class Ppo:
                 backbone, policy, piece, self.config.temperature, weights
             )
             scores_MB[:, rows] = self.reward_model.scores(lower, piece)
+            if self.judge is not None and judge_B is not None:
+                judge_B[rows] = self.judge.scores(lower, piece).mean(0)
             if self.critic is not None:
                 values_BR[rows, :steps] = self.critic.values(backbone, lower, piece)
         sampler_BR = torch.zeros_like(logprobs_BR)
@@ -276,7 +287,17 @@ class Ppo:
             )
         )
         return Experience(
-            batch, lower_NH, mask_BR, logprobs_BR, reference_BR, sampler_BR, entropy_BR, values_BR, reward, scores_MB
+            batch,
+            lower_NH,
+            mask_BR,
+            logprobs_BR,
+            reference_BR,
+            sampler_BR,
+            entropy_BR,
+            values_BR,
+            reward,
+            scores_MB,
+            judge_B,
         )
 
     def _consistency(self, rollouts: Sequence[Rollout], reference_BR: Tensor) -> Tensor:
@@ -388,9 +409,7 @@ def _merged_once(critic: Critic | None) -> AbstractContextManager[dict[str, Tens
 
 
 def as_row(iteration: Iteration) -> dict[str, float]:
-    """Flat, for tables and curves: a term of the reward is called `term/<name>`."""
+    """Flat, for tables and curves, without what was not measured: a term of the reward is called `term/<name>`."""
     row = asdict(iteration)
-    terms = row.pop("terms")
-    return {name: float(value) for name, value in row.items()} | {
-        f"term/{name}": value for name, value in terms.items()
-    }
+    terms = {f"term/{name}": value for name, value in row.pop("terms").items()}
+    return {name: float(value) for name, value in (row | terms).items() if value is not None}

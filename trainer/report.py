@@ -4,19 +4,34 @@ anywhere."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader
 
 from deploy.gate import Verdict
 from trainer import plots
 from trainer.assessment import Assessment
+from trainer.attribution import Effect, Piece, contributions, pieces, reason_effects, surface_effects
 from trainer.config import TrainingConfig
 from trainer.evaluation import Evaluation
+from trainer.examples import VoteExample
+from trainer.reward_model import RewardModel
 from trainer.sft import SftEpoch
 
 SAMPLES_SHOWN = 12
+EXPLAINED = 6
+
+
+@dataclass(frozen=True)
+class Opinions:
+    """What moves the reward model (`trainer.attribution`)."""
+
+    surfaces: list[Effect]
+    reasons: list[Effect]
+    replies: list[list[Piece]]
 
 
 def render(template: str, **values: Any) -> str:
@@ -37,6 +52,7 @@ def write_report(
     history: Sequence[dict[str, float]],
     evaluation: Evaluation,
     verdict: Verdict,
+    opinions: Opinions,
     prompt_text: Callable[[Sequence[int]], str],
 ) -> None:
     episodes = [row["episodes"] for row in history]
@@ -48,10 +64,12 @@ def write_report(
     figures = [
         (
             "Reward",
-            "Each point is one iteration: what the reward model thinks of fresh replies, and after every term.",
+            "One point an iteration: what the reward model thinks of fresh replies, what is paid for them after every "
+            "term, and what the second judge thinks. Where it falls while the others rise, the reward is being gamed.",
             plots.lines(
                 episodes,
-                {"votes": column("votes_reward"), "composed": column("reward")},
+                {"votes": column("votes_reward"), "composed": column("reward")}
+                | ({"second judge": column("judge_reward")} if "judge_reward" in history[0] else {}),
                 "episodes",
                 "standard deviations of the reference",
             ),
@@ -107,6 +125,22 @@ def write_report(
                 plots.reliability(assessment.reliability),
             )
         )
+    for name, caption, found in (
+        (
+            "Surfaces that move the reward",
+            "Each while the others stay as they are, over the evaluation's replies. Votes may be about them, or the "
+            "reward model takes them for quality.",
+            opinions.surfaces,
+        ),
+        (
+            "Reasons that people gave",
+            "Mean score of the replies with a tag, against all with a thumb. A complaint should lie below zero.",
+            opinions.reasons,
+        ),
+    ):
+        if found:
+            rows = [(each.name, each.effect, each.lower, each.upper) for each in found]
+            figures.append((name, caption, plots.effects(rows, "standard deviations of the reference")))
     path.write_text(
         render(
             "report.html",
@@ -121,10 +155,37 @@ def write_report(
             figures=figures,
             last=history[-1],
             samples=_samples(evaluation, prompt_text),
+            explained=[[(piece.text, piece.gain, _shade(piece.gain)) for piece in reply] for reply in opinions.replies],
             config=config.model_dump_json(indent=2),
         ),
         encoding="utf-8",
     )
+
+
+def explain(
+    model: RewardModel, evaluation: Evaluation, votes: Sequence[VoteExample], decode: Callable[[Sequence[int]], str]
+) -> Opinions:
+    """What moves the reward model, on the evaluation's replies and on the votes that it learned from."""
+    both = [*evaluation.serving.rollouts, *evaluation.candidate.rollouts]
+    rollouts = evaluation.candidate.rollouts[:: max(1, len(evaluation.candidate.rollouts) // EXPLAINED)][:EXPLAINED]
+    return Opinions(
+        surfaces=surface_effects(
+            np.concatenate([evaluation.serving.scores, evaluation.candidate.scores]),
+            [*evaluation.serving.texts, *evaluation.candidate.texts],
+            [len(rollout.reply) for rollout in both],
+        ),
+        reasons=reason_effects(model, votes),
+        replies=[
+            pieces(rollout.reply, gains, decode)
+            for rollout, gains in zip(rollouts, contributions(model, rollouts), strict=True)
+        ],
+    )
+
+
+def _shade(gain: float) -> str:
+    """Green for a gain, red for a loss, as strong as it is large."""
+    strength = min(1.0, abs(gain)) * 0.55
+    return f"rgba({'16, 122, 87' if gain > 0 else '180, 35, 24'}, {strength:.2f})"
 
 
 def _samples(evaluation: Evaluation, prompt_text: Callable[[Sequence[int]], str]) -> list[dict[str, Any]]:

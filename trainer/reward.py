@@ -51,7 +51,7 @@ class Composer:
         """The reward of each reply, with its parts by name; terms that an operator has given no weight are left out."""
         config = self.config
         terms = {
-            "votes": facts.scores_MB.mean(0),
+            "votes": config.bound * torch.tanh(facts.scores_MB.mean(0) / config.bound),
             "uncertainty": -config.uncertainty * facts.scores_MB.var(0, unbiased=False),
             "repetition": -config.repetition_weight * torch.tensor([repetition(reply) for reply in facts.replies]),
             "rules": -config.rules.penalty

@@ -88,6 +88,11 @@ class RewardModel(nn.Module):
         last_B1 = batch.reply_lengths_B[:, None]
         return torch.stack([m(self.backbone, lower_NH, batch).gather(1, last_B1).squeeze(1) for m in self.members])
 
+    def running_scores(self, lower_NH: Tensor, batch: Batch) -> Tensor:
+        """(M, B, R + 1), standardised: before a reply's first token, and after each of its tokens."""
+        raw_MBR1 = torch.stack([member(self.backbone, lower_NH, batch) for member in self.members])
+        return raw_MBR1 * self.gain_M[:, None, None] + self.shift_M[:, None, None]
+
     def scores(self, lower_NH: Tensor, batch: Batch) -> Tensor:
         """(M, B): mean 0 and standard deviation 1 over the reference policy's replies, member by member."""
         return self.raw_scores(lower_NH, batch) * self.gain_M[:, None] + self.shift_M[:, None]

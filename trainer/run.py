@@ -32,11 +32,11 @@ from trainer.evaluation import Judges, evaluate
 from trainer.examples import Examples, to_examples
 from trainer.held_lease import HeldLease, held_lease
 from trainer.lora import LoraAdapter
-from trainer.ppo import Ppo, Samples, as_row
+from trainer.ppo import Iteration, Ppo, Samples, as_row
 from trainer.progress import RunProgress
 from trainer.publication import publish_policy
 from trainer.records import RunRecords
-from trainer.report import write_report
+from trainer.report import explain, write_report
 from trainer.reward_model import RewardModel, fit
 from trainer.sampler import Sampler
 from trainer.sft import SftEpoch, imitate
@@ -149,7 +149,7 @@ class TrainingRunner:
             backbone=backbone,
             tokenizer=tokenizer,
             policy=policy,
-            reward_model=reward_model,
+            judges=judges,
             sampler=sampler,
             examples=examples,
             progress=progress,
@@ -206,6 +206,7 @@ class TrainingRunner:
             history=history,
             evaluation=evaluation,
             verdict=verdict,
+            opinions=explain(reward_model, evaluation, examples.train, lambda ids: decode(tokenizer, ids)),
             prompt_text=lambda ids: readable_prompt(tokenizer, ids),
         )
         progress.write(
@@ -318,7 +319,7 @@ class TrainingRunner:
         backbone: Backbone,
         tokenizer: Any,
         policy: Trainable,
-        reward_model: RewardModel,
+        judges: Judges,
         sampler: Samples,
         examples: Examples,
         progress: RunProgress,
@@ -330,7 +331,8 @@ class TrainingRunner:
         ppo = Ppo(
             backbone=backbone,
             policy=policy,
-            reward_model=reward_model,
+            reward_model=judges.trained,
+            judge=judges.held_out,
             sampler=sampler,
             prompts=examples.prompts,
             decode=lambda ids: decode(tokenizer, ids),
@@ -351,8 +353,8 @@ class TrainingRunner:
                 writer.add_scalar(f"ppo/{name}", value, step.iteration)
             progress.step(
                 step.iteration / config.ppo.iterations,
-                f"{step.iteration}/{config.ppo.iterations} reward {step.reward:+.3f} KL {step.kl_nats:.2f} "
-                f"clip {step.clip_fraction:.3f} {step.tokens_per_second:.0f} tok/s",
+                f"{step.iteration}/{config.ppo.iterations} reward {step.reward:+.3f}{_second(step)} "
+                f"KL {step.kl_nats:.2f} clip {step.clip_fraction:.3f} {step.tokens_per_second:.0f} tok/s",
                 log=True,
             )
             if step.iteration % config.ppo.checkpoint_every == 0:
@@ -377,6 +379,10 @@ class TrainingRunner:
     def _max_tokens(self, backbone: Backbone) -> int:
         room = int(backbone.config.max_position_embeddings) - self.config.ppo.response_tokens
         return min(self.config.max_tokens, room)
+
+
+def _second(step: Iteration) -> str:
+    return f" (second judge {step.judge_reward:+.2f})" if step.judge_reward is not None else ""
 
 
 def _one_line(error: BaseException) -> str:

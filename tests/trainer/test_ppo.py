@@ -124,6 +124,19 @@ def test_consistency_compares_a_prompt_with_the_next_ones(backbone: Backbone) ->
         assert terms["consistency"][row].item() == pytest.approx(2.0 * (own - other), abs=1e-4)
 
 
+def test_the_second_judge_is_told_and_never_learned_from(backbone: Backbone) -> None:
+    alone, judged = make_ppo(backbone), make_ppo(backbone)
+    judged.judge = RewardModel(backbone, RewardModelConfig(members=2, adapted_share=0.5, lora=LORA), seed=9)
+    rows = [[as_row(ppo.step()) for _ in range(3)] for ppo in (alone, judged)]
+    assert "judge_reward" not in rows[0][0]
+    assert all(abs(row["judge_reward"]) > 1e-6 for row in rows[1])
+    for name, tensor in alone.policy.state_dict().items():
+        assert torch.equal(judged.policy.state_dict()[name], tensor), name
+    rollouts = judged.sampler.sample(PROMPTS[:4], max_tokens=6, temperature=0.9, seed=0)
+    opinion = judged.judge.score([r.prompt for r in rollouts], [r.reply for r in rollouts]).mean(0)
+    torch.testing.assert_close(judged.appraise(rollouts).judge_B, opinion, rtol=1e-4, atol=1e-4)
+
+
 def test_each_term_of_the_reward_has_its_curve(backbone: Backbone) -> None:
     row = as_row(make_ppo(backbone, reward=RewardConfig(length_weight=0.1)).step())
     assert {name for name in row if name.startswith("term/")} == {

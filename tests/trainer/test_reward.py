@@ -1,5 +1,6 @@
 """The composed reward: each term by hand."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def _composed(config: RewardConfig, **changes: Any) -> Reward:
 def test_terms_sum_to_the_total() -> None:
     config = RewardConfig(
         uncertainty=0.5,
+        bound=4.0,
         length_weight=-0.1,
         repetition_weight=2.0,
         coherence_weight=0.2,
@@ -35,7 +37,7 @@ def test_terms_sum_to_the_total() -> None:
     )
     reward = _composed(config, consistency_B=torch.tensor([1.0, 0.0, -2.0]))
     expected = {
-        "votes": [2.0, 0.0, 2.0],
+        "votes": [4 * math.tanh(0.5), 0.0, 4 * math.tanh(0.5)],
         "uncertainty": [-0.5, 0.0, 0.0],  # the variance of 1 and 3 is 1
         "length": [-0.4, -0.7, -0.2],
         "repetition": [0.0, -2.0 / 5, 0.0],  # of five 3-grams one repeats
@@ -47,6 +49,16 @@ def test_terms_sum_to_the_total() -> None:
     for name, values in expected.items():
         assert reward.terms[name].tolist() == pytest.approx(values), name
     torch.testing.assert_close(reward.total_B, torch.stack(list(reward.terms.values())).sum(0))
+
+
+def test_votes_pay_less_and_less_beyond_what_the_reference_says() -> None:
+    def paid(score: float) -> float:
+        reward = _composed(RewardConfig(bound=1.5, uncertainty=0), scores_MB=torch.full((2, 3), score))
+        return reward.terms["votes"][0].item()
+
+    assert paid(0.2) == pytest.approx(0.2, rel=0.01)
+    assert paid(1.0) - paid(0.0) > 4 * (paid(3.0) - paid(2.0)) > 0
+    assert paid(50.0) == -paid(-50.0) == pytest.approx(1.5)
 
 
 def test_terms_without_weight_are_not_shown() -> None:
