@@ -24,7 +24,7 @@ from trainer.lora import LoraAdapter
 from trainer.reward_model import RewardModel, fit
 from trainer.sft import imitate
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 LORA = LoraConfig(rank=8, alpha=16.0)
 MEMBERS = RewardModelConfig(members=2, adapted_share=0.7, epochs=4, batch_size=8, learning_rate=1e-2, lora=LORA)
 PROMPTS = [[number, number + 1] for number in range(5, 45)]

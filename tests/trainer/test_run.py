@@ -218,6 +218,7 @@ def test_corrections_are_imitated_before_ppo_and_the_report_says_so(
     assert "Other people's corrections" in outcome.report.read_text()
 
 
+@pytest.mark.slow
 def test_without_vllm_transformers_answers(
     settings: Settings, store: Store, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +230,7 @@ def test_without_vllm_transformers_answers(
     assert 0 < row.metrics["ppo"][0]["sampler_gap_nats"] < QUICK.ppo.sampler_gap_nats
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_starts_from_the_served_adapter_and_publishes_a_whole_checkpoint(
     settings: Settings, store: Store, model: Path
 ) -> None:
