@@ -45,13 +45,17 @@ def register(app: typer.Typer) -> None:
 
 def policy_list() -> None:
     """Every policy, with its state and what the gate measured."""
-    from rich.table import Table
+    from rich import box
+    from rich.table import Column, Table
 
     from deploy import policies, rollout
     from deploy.errors import NoBase
 
     with _opened() as (store, _, console), store.read() as session:
-        table = Table("version", "kind", "state", "serving", "win rate", "KL, nats", "parent", "made (UTC)")
+        # A narrow terminal gets fewer columns, and each of them whole: versions are there to be copied.
+        roomy = console.width >= 110
+        names = ["version", "state", "serving", "win rate", "KL", "parent", *(["kind", "made (UTC)"] if roomy else [])]
+        table = Table(*(Column(name, no_wrap=True) for name in names), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         try:
             wanted = rollout.wanted(session)
         except NoBase:
@@ -62,16 +66,15 @@ def policy_list() -> None:
                 serving = f"stable {1 - wanted.share:.0%}"
             elif wanted is not None and row.version == wanted.candidate:
                 serving = f"canary {wanted.share:.0%}"
-            table.add_row(
+            cells = [
                 row.version,
-                row.kind,
                 row.state,
                 serving,
                 _interval(row.report, "win_rate"),
                 _number(row.report.get("kl_nats")),
                 row.parent_version or "",
-                f"{row.created_at:%Y-%m-%d %H:%M}",
-            )
+            ]
+            table.add_row(*cells, *([row.kind, f"{row.created_at:%Y-%m-%d %H:%M}"] if roomy else []))
         console.print(table)
 
 

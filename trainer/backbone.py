@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from trainer.batches import Batch
 from trainer.errors import UnsupportedModel
@@ -60,6 +61,7 @@ class Backbone:
 
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Backbone:
+        disable_progress_bar()  # a run has its own
         return cls(AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), folder)
 
     @property

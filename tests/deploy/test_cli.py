@@ -53,6 +53,14 @@ def kudos(*arguments: str, code: int = 0) -> Result:
     return result
 
 
+def test_a_narrow_terminal_still_shows_whole_versions(home: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = kudos("policy", "list").stdout
+    assert "…" not in shown
+    assert all(version in shown for version in home)
+    assert "accepted" in shown
+
+
 def test_list_and_show(home: list[str]) -> None:
     listed = kudos("policy", "list").output
     assert all(version in listed for version in home)
