@@ -14,9 +14,9 @@ from trainer.assessment import assess
 from trainer.backbone import Backbone
 from trainer.batches import Batch
 from trainer.config import LoraConfig, RewardModelConfig
+from trainer.critic import Critic
 from trainer.examples import PairExample, ThumbExample, VoteExample
 from trainer.likelihood import BOTH_BAD, LEFT, RIGHT, VoteModel
-from trainer.ppo import Critic
 from trainer.reward_model import FitStep, Member, RewardModel, bucketed, fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
