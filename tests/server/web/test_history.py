@@ -100,6 +100,5 @@ def test_people_see_their_own_conversations_alone(new_page: NewPage) -> None:
     theirs.reload()
     expect(theirs.locator(".history-empty")).to_be_visible()
     theirs.goto(mine.url)
-    theirs.reload()
     expect(theirs.locator(".notice-error")).to_contain_text("does not exist any more")
     assert reply_id(answered(mine)) not in theirs.content()
