@@ -68,6 +68,10 @@ class Backbone:
     def depth(self) -> int:
         return len(self.layers)
 
+    def first_of(self, share: float) -> int:
+        """The lowest of this share of the layers, counted from the top: at least one."""
+        return self.depth - max(1, round(self.depth * share))
+
     @property
     def hidden_size(self) -> int:
         return int(self.config.hidden_size)
@@ -153,10 +157,10 @@ class Backbone:
         norm = self._inner.norm
         return rms_norm(hidden, weights.get("norm.weight", norm.weight), norm.variance_epsilon)
 
-    def logits(self, normed_CH: Tensor, weights: Weights = FROZEN) -> Tensor:
-        """fp32 logits of normed hidden states."""
+    def head(self, weights: Weights = FROZEN) -> Tensor:
+        """(V, H): times a normed hidden state, the logits."""
         frozen = self.model.get_parameter(f"model.{EMBEDDING}" if self.tied else HEAD)
-        return F.linear(normed_CH, weights.get(EMBEDDING if self.tied else HEAD, frozen)).float()
+        return weights.get(EMBEDDING if self.tied else HEAD, frozen)
 
     def merged_state(self, weights: Weights) -> dict[str, Tensor]:
         """The whole model's weights under their checkpoint names, with others in the place of the frozen ones."""
@@ -168,9 +172,18 @@ class Backbone:
         return state
 
 
+def precise_type(x: Tensor) -> torch.dtype:
+    """fp32 for bf16 and fp32, and float64 for float64: a model in float64 is computed in float64 throughout."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def precise(x: Tensor) -> Tensor:
+    return x.to(precise_type(x))
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Zhang and Sennrich 2019 (arXiv 1910.07467), in fp32 as the models were trained."""
-    exact = x.float()
+    exact = precise(x)
     return weight * (exact * torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
@@ -192,5 +205,5 @@ def attend(query_PAQD: Tensor, key_PKTD: Tensor, value_PKTD: Tensor, mask_P1QT: 
     groups = query_PAQD.shape[1] // key_PKTD.shape[1]
     key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key_PKTD, value_PKTD))
     scores = query_PAQD @ key.transpose(-1, -2) * scale + mask_P1QT
-    shares = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query_PAQD.dtype)
+    shares = torch.softmax(scores, dim=-1, dtype=precise_type(scores)).to(query_PAQD.dtype)
     return (shares @ value).transpose(1, 2).flatten(2)

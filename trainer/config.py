@@ -99,6 +99,14 @@ class PpoConfig(Frozen):
     method: Literal["lora", "full"] = "lora"
     """full: every weight of policy and critic learns, and a whole checkpoint is published."""
 
+    adapted_share: float = Field(1.0, gt=0, le=1)
+    """Share of the layers, from the top, that carry the policy's adapters. What the layers below give does not change,
+    so it is computed once a rollout and not once an epoch."""
+
+    critic: Literal["adapter", "head"] = "adapter"
+    """What of the critic learns: an adapter like the reward model's and its head, or the head alone, on hidden states
+    that are computed once a rollout."""
+
     replies_per_prompt: int = Field(1, ge=1)
     """In one iteration. rloo needs two or more."""
 

@@ -1,39 +1,109 @@
-"""PPO's critic: what a reply will be worth, guessed in its middle. Shapes as in `trainer.batches`."""
+"""PPO's critic: what a reply will be worth, guessed in its middle.
+
+It starts as the reward model's first member, in the reward's units (Stiennon et al. 2020, appendix B.1). How much of it
+learns is a choice: its value head alone, an adapter as the reward model has them, or every weight.
+
+Shapes: N packed tokens, C of them read, B replies, R tokens of the longest one (see `trainer.batches`).
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 from torch import Tensor, nn
 
-from trainer.backbone import Backbone
-from trainer.batches import Batch
+from trainer.backbone import FROZEN, Weights
+from trainer.batches import Batch, Part
+from trainer.config import PpoConfig
 from trainer.lora import LoraAdapter
 from trainer.reward_model import Member, RewardModel, readout
 from trainer.trainable import FullWeights, Trainable
 
 
-class Critic(nn.Module):
-    """The value of a reply so far. It starts as the reward model's first member, in the reward's units."""
-
-    def __init__(self, backbone: Backbone, reward_model: RewardModel, method: str = "lora") -> None:
+class Critic(nn.Module, ABC):
+    def __init__(self, reward_model: RewardModel) -> None:
         super().__init__()
         member = cast(Member, reward_model.members[0])
-        self.weights: Trainable
-        if method == "full":
-            self.weights = FullWeights(backbone, member.adapter.merged())
-        else:
-            self.weights = LoraAdapter(backbone, reward_model.config.lora, 0, reward_model.first)
-            self.weights.load_state_dict(member.adapter.state_dict())
+        self.backbone, self._member = (reward_model.backbone,), (member,)  # in tuples: they are not its own to train
         self.head = nn.Parameter(member.head.detach() * reward_model.gain_M[0])
         self.shift = nn.Parameter(reward_model.shift_M[0].clone())
 
-    def values(
-        self, backbone: Backbone, lower_NH: Tensor, batch: Batch, weights: dict[str, Tensor] | None = None
-    ) -> Tensor:
-        """(B, R): V_t, read where token t is predicted from. lower_NH: what the frozen layers below its own give.
-        weights: its merged weights, where the caller has them."""
-        weights = self.weights.merged() if weights is None else weights
-        below_NH = lower_NH if self.weights.first else backbone.embed(batch, weights)
-        upper_CH = backbone.run(below_NH, batch, self.weights.first, backbone.depth, weights)
-        return readout(backbone.normed(upper_CH, weights), batch, self.head)[:, :-1] + self.shift
+    @abstractmethod
+    def frozen(self, lower_NH: Tensor, batch: Batch) -> Tensor:
+        """What no epoch changes, for the tokens that `kept` names. lower_NH: what the layers below the reward model's
+        adapters give."""
+
+    @abstractmethod
+    def kept(self, part: Part) -> Tensor:
+        """For which tokens of the whole batch `frozen` of this part has rows."""
+
+    @abstractmethod
+    def states(self, frozen: Tensor, batch: Batch, weights: Weights) -> Tensor:
+        """(C, H): what the head reads."""
+
+    @contextmanager
+    def merged_once(self) -> Iterator[Weights]:
+        """Its weights for any number of backward passes: see `Trainable.merged_once`."""
+        yield FROZEN
+
+    def merged(self) -> Weights:
+        return FROZEN
+
+    def values(self, frozen: Tensor, batch: Batch, weights: Weights | None = None) -> Tensor:
+        """(B, R): V_t, read where token t is predicted from. weights: its merged weights, where the caller has them."""
+        states_CH = self.states(frozen, batch, self.merged() if weights is None else weights)
+        return readout(states_CH, batch, self.head)[:, :-1] + self.shift
+
+
+class HeadCritic(Critic):
+    """The reward model's own hidden states, computed once a rollout, and a head that learns."""
+
+    def frozen(self, lower_NH: Tensor, batch: Batch) -> Tensor:
+        return self._member[0].states(self.backbone[0], lower_NH, batch)
+
+    def kept(self, part: Part) -> Tensor:
+        return part.tokens[part.batch.read_C]
+
+    def states(self, frozen: Tensor, batch: Batch, weights: Weights) -> Tensor:
+        return frozen
+
+
+class LayersCritic(Critic):
+    """Layers that learn too: adapters over the frozen ones, or every weight."""
+
+    def __init__(self, reward_model: RewardModel, weights: Trainable) -> None:
+        super().__init__(reward_model)
+        self.weights = weights
+
+    def frozen(self, lower_NH: Tensor, batch: Batch) -> Tensor:
+        return lower_NH
+
+    def kept(self, part: Part) -> Tensor:
+        return part.tokens
+
+    def states(self, frozen: Tensor, batch: Batch, weights: Weights) -> Tensor:
+        backbone, first = self.backbone[0], self.weights.first
+        below_NH = frozen if first else backbone.embed(batch, weights)
+        return backbone.normed(backbone.run(below_NH, batch, first, backbone.depth, weights), weights)
+
+    def merged(self) -> Weights:
+        return self.weights.merged()
+
+    @contextmanager
+    def merged_once(self) -> Iterator[Weights]:
+        with self.weights.merged_once() as weights:
+            yield weights
+
+
+def make_critic(reward_model: RewardModel, config: PpoConfig) -> Critic:
+    backbone, member = reward_model.backbone, cast(Member, reward_model.members[0])
+    if config.method == "full":
+        return LayersCritic(reward_model, FullWeights(backbone, member.adapter.merged()))
+    if config.critic == "head":
+        return HeadCritic(reward_model)
+    adapter = LoraAdapter(backbone, reward_model.config.lora, 0, reward_model.first)
+    adapter.load_state_dict(member.adapter.state_dict())
+    return LayersCritic(reward_model, adapter)

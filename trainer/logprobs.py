@@ -1,34 +1,52 @@
-"""The logprobs of replies: one function reads them, for training, evaluation and the proof that goes with a policy."""
+"""The logprobs of replies: one function reads them, for training, evaluation and the proof that goes with a policy.
+
+A table of logits is the largest thing that training touches: tokens times vocabulary. It is made a few rows at a time,
+small enough to stay in the processor's cache, and never kept: the backward pass makes its rows again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from trainer.backbone import FROZEN, Backbone, Weights
+from trainer.backbone import FROZEN, Backbone, Weights, precise, precise_type
 from trainer.batches import Batch
 
 SCORING_TOKENS = 4096
 """Positions of one pass where no gradient is kept."""
+TABLE_NUMBERS = 2**19
+"""Of one piece of the table of logits."""
 
 
 def reply_logprobs(
     backbone: Backbone, hidden_CH: Tensor, batch: Batch, temperature: float, weights: Weights = FROZEN
-) -> tuple[Tensor, Tensor]:
-    """fp32 logprobs of the replies' tokens at this temperature, and the (detached) entropy per token; both (B, R).
+) -> Tensor:
+    """(B, R): fp32 logprobs of the replies' tokens at this temperature; differentiable.
 
     hidden_CH: what the uppermost layer gives. Logits are computed only where replies are.
     """
     mask_BR = batch.reply_mask_BR
-    normed_CH = backbone.normed(hidden_CH[batch.predicting_BR[mask_BR]], weights)
-    logprobs_CV = torch.log_softmax(backbone.logits(normed_CH, weights) / temperature, dim=-1)
-    chosen_C = logprobs_CV.gather(1, batch.reply_ids_BR[mask_BR][:, None]).squeeze(1)
-    with torch.no_grad():
-        entropy_C = -(logprobs_CV.exp() * logprobs_CV).sum(-1)
-    zeros = torch.zeros(mask_BR.shape)
-    return zeros.masked_scatter(mask_BR, chosen_C), zeros.masked_scatter(mask_BR, entropy_C)
+    states_CH = backbone.normed(hidden_CH[batch.predicting_BR[mask_BR]], weights)
+    logprobs_C: Tensor = _Chosen.apply(  # type: ignore[no-untyped-call]
+        states_CH, backbone.head(weights), batch.reply_ids_BR[mask_BR], temperature
+    )
+    return torch.zeros(mask_BR.shape).masked_scatter(mask_BR, logprobs_C)
+
+
+@torch.no_grad()
+def reply_entropy(
+    backbone: Backbone, hidden_CH: Tensor, batch: Batch, temperature: float, weights: Weights = FROZEN
+) -> Tensor:
+    """(B, R): nats of entropy of the distribution that each token of a reply was drawn from."""
+    mask_BR = batch.reply_mask_BR
+    states_CH = backbone.normed(hidden_CH[batch.predicting_BR[mask_BR]], weights)
+    tables = (table for _, table in _tables(states_CH, backbone.head(weights), temperature))
+    entropy_C = torch.cat([-(table.exp() * table).sum(-1) for table in tables])
+    return torch.zeros(mask_BR.shape).masked_scatter(mask_BR, entropy_C)
 
 
 @torch.no_grad()
@@ -45,6 +63,46 @@ def score_logprobs(
     for part in batch.by_length(SCORING_TOKENS):
         piece = part.batch
         hidden_CH = backbone.run(backbone.embed(piece, weights), piece, 0, backbone.depth, weights)
-        logprobs, _ = reply_logprobs(backbone, hidden_CH, piece, temperature, weights)
+        logprobs = reply_logprobs(backbone, hidden_CH, piece, temperature, weights)
         result_BR[part.replies, : logprobs.shape[1]] = logprobs
     return result_BR
+
+
+class _Chosen(torch.autograd.Function):
+    """log softmax(x·Wᵀ / T) at one token a row, with d/dlogits = (onehot − softmax) / T.
+
+    C rows of x, H wide; W is (V, H).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states_CH: Tensor, head_VH: Tensor, chosen_C: Tensor, temperature: float) -> Tensor:
+        ctx.save_for_backward(states_CH, head_VH, chosen_C)
+        ctx.temperature = temperature
+        tables = _tables(states_CH, head_VH, temperature)
+        return torch.cat([table.gather(1, chosen_C[rows, None]).squeeze(1) for rows, table in tables])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        states_CH, head_VH, chosen_C = ctx.saved_tensors
+        gradient_C = gradients[0] / ctx.temperature
+        for_states, for_head = ctx.needs_input_grad[:2]
+        states_gradient = torch.empty_like(states_CH) if for_states else None
+        head_gradient = torch.zeros_like(head_VH, dtype=precise_type(head_VH)) if for_head else None
+        for rows, table in _tables(states_CH, head_VH, ctx.temperature):
+            piece_C1 = gradient_C[rows, None]
+            logits_gradient = table.exp_().mul_(-piece_C1).scatter_add_(1, chosen_C[rows, None], piece_C1)
+            rounded = logits_gradient.to(states_CH.dtype)
+            if states_gradient is not None:
+                states_gradient[rows] = rounded @ head_VH
+            if head_gradient is not None:
+                head_gradient += rounded.T @ states_CH[rows]
+        return states_gradient, head_gradient.to(head_VH.dtype) if head_gradient is not None else None, None, None
+
+
+def _tables(states_CH: Tensor, head_VH: Tensor, temperature: float) -> Iterator[tuple[slice, Tensor]]:
+    """Some rows at a time: which they are, and their fp32 logprobs, (rows, V)."""
+    step = max(64, TABLE_NUMBERS // len(head_VH))
+    for start in range(0, len(states_CH), step):
+        rows = slice(start, start + step)
+        logits = precise(F.linear(states_CH[rows], head_VH)).div_(temperature)
+        yield rows, logits.sub_(logits.logsumexp(-1, keepdim=True))

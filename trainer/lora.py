@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from trainer.backbone import ADAPTED, Backbone
+from trainer.backbone import ADAPTED, Backbone, precise
 from trainer.config import LoraConfig
 from trainer.errors import OtherAdapter
 from trainer.trainable import Trainable
@@ -48,7 +48,7 @@ class LoraAdapter(Trainable):
         result: dict[str, Tensor] = {}
         for key, a in self.a.items():
             name = f"layers.{key.replace('/', '.')}.weight"
-            result[name] = backbone.weight(name).float() + self.scale * (self.b[key] @ a)
+            result[name] = precise(backbone.weight(name)) + self.scale * (self.b[key] @ a)
         return result
 
     def save_peft(self, folder: Path, base_name: str) -> None:
@@ -73,8 +73,8 @@ class LoraAdapter(Trainable):
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
     def load_peft(self, folder: Path) -> None:
-        """Take over a published adapter. Raises OtherAdapter where it was made with another rank or alpha: its
-        matrices would not fit, or act with another strength than they were trained with."""
+        """Take over a published adapter. Raises OtherAdapter where it was made with another rank or alpha or for other
+        layers: its matrices would not fit, or act with another strength than they were trained with."""
         made = json.loads((folder / "adapter_config.json").read_text())
         if (made["r"], made["lora_alpha"]) != (self.config.rank, self.config.alpha):
             raise OtherAdapter(
@@ -82,6 +82,13 @@ class LoraAdapter(Trainable):
                 f"rank {self.config.rank} and alpha {self.config.alpha:g}: set ppo.lora to the adapter's, or roll back"
             )
         tensors = load_file(folder / "adapter_model.safetensors")
+        layers = sorted({int(name.split(".layers.")[1].split(".")[0]) for name in tensors})
+        depth = self._backbone[0].depth
+        if layers != list(range(self.first, depth)):
+            raise OtherAdapter(
+                f"{folder.name} has adapters on {len(layers)} of {depth} layers, from {layers[0]} up, this run "
+                f"asks for {depth - self.first}: set ppo.adapted_share to {len(layers) / depth:.2g}, or roll back"
+            )
         with torch.no_grad():
             for key, a in self.a.items():
                 name = "base_model.model.model.layers." + key.replace("/", ".")

@@ -45,7 +45,7 @@ def policy_loss(
     if importance_BR is not None:
         losses = losses * importance_BR
     with torch.no_grad():
-        clip_fraction = masked_mean((clipped > plain).float(), mask_BR, count)
+        clip_fraction = masked_mean((clipped > plain).to(ratio.dtype), mask_BR, count)
         approx_kl = masked_mean(ratio - 1 - log_ratio, mask_BR, count)
         ratio_max = (ratio * mask_BR).max()
     return PolicyLoss(masked_mean(losses, mask_BR, count), clip_fraction, approx_kl, ratio_max)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from trainer.advantages import gae, leave_one_out, token_rewards, whiten
-from trainer.backbone import Backbone
+from trainer.backbone import FROZEN, Backbone, Weights
 from trainer.batches import Batch, Row
 from trainer.config import PpoConfig, RewardConfig
-from trainer.critic import Critic
+from trainer.critic import make_critic
 from trainer.errors import SamplerMismatch
-from trainer.logprobs import reply_logprobs, score_logprobs
+from trainer.logprobs import reply_entropy, reply_logprobs, score_logprobs
 from trainer.losses import adapt_kl_coefficient, importance_weights, policy_loss, value_loss
 from trainer.reward import Composer, Facts, Reward
 from trainer.reward_model import RewardModel
@@ -83,7 +83,8 @@ class Experience:
     """One rollout, appraised: everything that the updates read."""
 
     batch: Batch
-    lower_NH: Tensor
+    policy_NH: Tensor  # what the layers below the policy's own give
+    critic_NH: Tensor  # what of the critic does not change, where it needs any
     mask_BR: Tensor
     logprobs_BR: Tensor  # the trainer's own, of the policy that sampled
     reference_BR: Tensor
@@ -121,7 +122,7 @@ class Ppo:
         self.backbone, self.policy, self.reward_model, self.sampler = backbone, policy, reward_model, sampler
         self.prompts, self.decode, self.config = list(prompts), decode, config
         self.composer = Composer(reward)
-        self.critic = Critic(backbone, reward_model, config.method) if config.algorithm == "ppo" else None
+        self.critic = make_critic(reward_model, config) if config.algorithm == "ppo" else None
         self.generator = torch.Generator().manual_seed(seed)
         self.kl_coefficient = config.kl_coefficient
         self.iteration = 0
@@ -225,7 +226,10 @@ class Ppo:
         batch = self._rows(rollouts)
         mask_BR = batch.reply_mask_BR
         backbone, first = self.backbone, self.reward_model.first
-        lower_NH = torch.zeros(len(batch.ids_N), backbone.hidden_size, dtype=backbone.dtype)
+        trunk, temperature = min(self.policy.first, first), self.config.temperature
+        policy_NH, critic_NH = (
+            torch.zeros(len(batch.ids_N), backbone.hidden_size, dtype=backbone.dtype) for _ in range(2)
+        )
         reference_BR, logprobs_BR, entropy_BR, values_BR = (torch.zeros(mask_BR.shape) for _ in range(4))
         scores_MB = torch.zeros(len(self.reward_model.members), len(batch))
         judge_B = torch.zeros(len(batch)) if self.judge is not None else None
@@ -233,19 +237,21 @@ class Ppo:
         for part in batch.by_length(self.config.microbatch_tokens):
             piece, rows = part.batch, part.replies
             steps = piece.reply_mask_BR.shape[1]
-            lower = backbone.run(backbone.embed(piece), piece, 0, first)
-            lower_NH[part.tokens] = lower
+            shared = backbone.run(backbone.embed(piece), piece, 0, trunk)
+            policy_NH[part.tokens] = backbone.run(shared, piece, trunk, self.policy.first)
+            lower = backbone.run(shared, piece, trunk, first)
             reference = backbone.run(lower, piece, first, backbone.depth)
-            reference_BR[rows, :steps], _ = reply_logprobs(backbone, reference, piece, self.config.temperature)
-            policy = backbone.run(backbone.embed(piece, weights), piece, 0, backbone.depth, weights)
-            logprobs_BR[rows, :steps], entropy_BR[rows, :steps] = reply_logprobs(
-                backbone, policy, piece, self.config.temperature, weights
-            )
+            reference_BR[rows, :steps] = reply_logprobs(backbone, reference, piece, temperature)
+            policy = self._policy_states(policy_NH[part.tokens], piece, weights)
+            logprobs_BR[rows, :steps] = reply_logprobs(backbone, policy, piece, temperature, weights)
+            entropy_BR[rows, :steps] = reply_entropy(backbone, policy, piece, temperature, weights)
             scores_MB[:, rows] = self.reward_model.scores(lower, piece)
             if self.judge is not None and judge_B is not None:
                 judge_B[rows] = self.judge.scores(lower, piece).mean(0)
             if self.critic is not None:
-                values_BR[rows, :steps] = self.critic.values(backbone, lower, piece)
+                frozen = self.critic.frozen(lower, piece)
+                critic_NH[self.critic.kept(part)] = frozen
+                values_BR[rows, :steps] = self.critic.values(frozen, piece)
         sampler_BR = torch.zeros_like(logprobs_BR)
         for row, rollout in enumerate(rollouts):
             sampler_BR[row, : len(rollout.logprobs)] = torch.tensor(rollout.logprobs)
@@ -262,7 +268,8 @@ class Ppo:
         )
         return Experience(
             batch,
-            lower_NH,
+            policy_NH,
+            critic_NH,
             mask_BR,
             logprobs_BR,
             reference_BR,
@@ -273,6 +280,12 @@ class Ppo:
             scores_MB,
             judge_B,
         )
+
+    def _policy_states(self, below_NH: Tensor, batch: Batch, weights: Weights) -> Tensor:
+        """(C, H): what the policy's uppermost layer gives. below_NH: what the layers below its own give."""
+        backbone, first = self.backbone, self.policy.first
+        below_NH = below_NH if first else backbone.embed(batch, weights)
+        return backbone.run(below_NH, batch, first, backbone.depth, weights)
 
     def _consistency(self, rollouts: Sequence[Rollout], reference_BR: Tensor) -> Tensor:
         """(B,): by how many nats per token the reference finds a reply likelier after its own prompt than after the
@@ -312,13 +325,14 @@ class Ppo:
         count = torch.stack([part.batch.reply_lengths_B.sum() for part in parts]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         clip_fraction = approx_kl = ratio_max = critic_loss = 0.0
-        with self.policy.merged_once() as weights, _merged_once(critic) as critic_weights:
+        critic_merged = critic.merged_once() if critic is not None else nullcontext(FROZEN)
+        with self.policy.merged_once() as weights, critic_merged as critic_weights:
             for part in parts:
                 piece, replies = part.batch, part.replies
                 mask = piece.reply_mask_BR
                 steps = mask.shape[1]
-                hidden_CH = backbone.run(backbone.embed(piece, weights), piece, 0, backbone.depth, weights)
-                logprobs, _ = reply_logprobs(backbone, hidden_CH, piece, config.temperature, weights)
+                hidden_CH = self._policy_states(experience.policy_NH[part.tokens], piece, weights)
+                logprobs = reply_logprobs(backbone, hidden_CH, piece, config.temperature, weights)
                 policy = policy_loss(
                     logprobs,
                     experience.logprobs_BR[replies, :steps],
@@ -331,7 +345,7 @@ class Ppo:
                 loss = policy.loss
                 if critic is not None:
                     missed = value_loss(
-                        critic.values(backbone, experience.lower_NH[part.tokens], piece, critic_weights),
+                        critic.values(experience.critic_NH[critic.kept(part)], piece, critic_weights),
                         experience.values_BR[replies, :steps],
                         returns_BR[replies, :steps],
                         mask,
@@ -376,10 +390,6 @@ class Ppo:
         self.kl_coefficient = state["kl_coefficient"]
         self.iteration = state["iteration"]
         self.queue = list(state["queue"])
-
-
-def _merged_once(critic: Critic | None) -> AbstractContextManager[dict[str, Tensor]]:
-    return critic.weights.merged_once() if critic is not None else nullcontext({})
 
 
 def as_row(iteration: Iteration) -> dict[str, float]:

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from trainer.backbone import Backbone
+from trainer.backbone import Backbone, precise
 from trainer.batches import Batch
 from trainer.config import RewardModelConfig
 from trainer.examples import PairExample, ThumbExample, VoteExample
@@ -42,17 +42,21 @@ class Member(nn.Module):
         width = 2 * backbone.hidden_size
         self.head = nn.Parameter(torch.randn(width, generator=generator) / math.sqrt(width + 1))
 
+    def states(self, backbone: Backbone, lower_NH: Tensor, batch: Batch) -> Tensor:
+        """(C, H): what the head reads."""
+        weights = self.adapter.merged()
+        return backbone.normed(backbone.run(lower_NH, batch, self.adapter.first, backbone.depth, weights))
+
     def forward(self, backbone: Backbone, lower_NH: Tensor, batch: Batch) -> Tensor:
         """(B, R + 1), fp32: the score before a reply's first token, and after each of its tokens."""
-        weights = self.adapter.merged()
-        upper_CH = backbone.run(lower_NH, batch, self.adapter.first, backbone.depth, weights)
-        return readout(backbone.normed(upper_CH), batch, self.head)
+        return readout(self.states(backbone, lower_NH, batch), batch, self.head)
 
 
 def readout(normed_CH: Tensor, batch: Batch, head: Tensor) -> Tensor:
     """(B, R + 1), fp32: a head's score before a reply's first token, and after each of its tokens."""
     here, mean = head.split(normed_CH.shape[1])  # type: ignore[no-untyped-call]
-    here_C, mean_C = normed_CH.float() @ here, normed_CH.float() @ mean
+    states_CH = precise(normed_CH)
+    here_C, mean_C = states_CH @ here, states_CH @ mean
     # A mean of projections is the projection of the mean, at a fraction of the memory.
     mean_BR = torch.cumsum(mean_C[batch.token_BR] * batch.reply_mask_BR, dim=1)
     after_BR = here_C[batch.token_BR] + mean_BR / torch.arange(1, mean_BR.shape[1] + 1)
@@ -66,7 +70,7 @@ class RewardModel(nn.Module):
     def __init__(self, backbone: Backbone, config: RewardModelConfig, seed: int) -> None:
         super().__init__()
         self.config = config
-        self.first = backbone.depth - max(1, round(backbone.depth * config.adapted_share))
+        self.first = backbone.first_of(config.adapted_share)
         self._backbone = (backbone,)
         self.members = nn.ModuleList(
             Member(backbone, config, self.first, seed + 1000 * index) for index in range(config.members)

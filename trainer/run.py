@@ -104,7 +104,7 @@ class TrainingRunner:
         serving = records.serving(self.model_folder)
         tokenizer = load_tokenizer(serving.base_folder)
         backbone = Backbone.load(serving.base_folder)
-        adapter = LoraAdapter(backbone, config.ppo.lora, config.seed)
+        adapter = LoraAdapter(backbone, config.ppo.lora, config.seed, backbone.first_of(config.ppo.adapted_share))
         if serving.adapter_folder is not None:
             adapter.load_peft(serving.adapter_folder)
         with torch.no_grad():

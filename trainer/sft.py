@@ -81,7 +81,7 @@ def _step(
         for part in batch.by_length(PASS_TOKENS):
             piece = part.batch
             hidden_CH = backbone.run(backbone.embed(piece, weights), piece, 0, backbone.depth, weights)
-            logprobs_BR, _ = reply_logprobs(backbone, hidden_CH, piece, 1.0, weights)
+            logprobs_BR = reply_logprobs(backbone, hidden_CH, piece, 1.0, weights)
             (-(weight_B[part.replies] * logprobs_BR.sum(1)).sum() / total).backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
     optimizer.step()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from trainer.backbone import FROZEN, Backbone, Weights
+from trainer.backbone import FROZEN, Backbone, Weights, precise
 
 
 class Trainable(nn.Module, ABC):
@@ -42,7 +42,7 @@ class Trainable(nn.Module, ABC):
         def leaf(name: str, weight: Tensor) -> Tensor:
             def collect(copy: Tensor) -> None:
                 assert copy.grad is not None
-                total[name] = total[name].add_(copy.grad) if name in total else copy.grad.float()
+                total[name] = total[name].add_(copy.grad) if name in total else precise(copy.grad)
                 copy.grad = None
 
             copy = weight.detach().to(dtype, copy=True).requires_grad_()
@@ -69,7 +69,7 @@ class FullWeights(Trainable):
         super().__init__(backbone)
         self.weights = nn.ParameterDict(
             {
-                name.replace(".", "/"): nn.Parameter(start.get(name, frozen).detach().float().clone())
+                name.replace(".", "/"): nn.Parameter(precise(start.get(name, frozen).detach()).clone())
                 for name, frozen in backbone.weights().items()
             }
         )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -118,7 +119,7 @@ def all_logits(backbone: Backbone, rows: Sequence[Sequence[int]], weights: Weigh
     """(tokens, V), row after row."""
     batch = read_whole(rows)
     hidden = backbone.run(backbone.embed(batch, weights), batch, 0, backbone.depth, weights)
-    return backbone.logits(backbone.normed(hidden, weights), weights)
+    return F.linear(backbone.normed(hidden, weights), backbone.head(weights))
 
 
 class TorchSampler:
@@ -150,7 +151,7 @@ class TorchSampler:
             backbone, weights = self.backbone, self.weights
             hidden = backbone.run(backbone.embed(batch, weights), batch, 0, backbone.depth, weights)
             last = hidden[batch.token_BR[:, 0]]
-            logits = backbone.logits(backbone.normed(last, weights), weights) / temperature
+            logits = F.linear(backbone.normed(last, weights), backbone.head(weights)).float() / temperature
             table = torch.log_softmax(logits, -1)
             drawn = torch.multinomial(table.exp(), 1, generator=generator)
             for place, row in enumerate(alive):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import trainer.logprobs
@@ -16,7 +17,7 @@ from trainer.backbone import ADAPTED, Backbone
 from trainer.batches import Batch
 from trainer.config import LoraConfig
 from trainer.errors import UnsupportedModel
-from trainer.logprobs import reply_logprobs, score_logprobs
+from trainer.logprobs import reply_entropy, reply_logprobs, score_logprobs
 from trainer.lora import LoraAdapter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -35,7 +36,7 @@ def _logits(backbone: Backbone, *cuts: int) -> Tensor:
     hidden = backbone.embed(batch)
     for start, stop in pairwise([0, *cuts, backbone.depth]):
         hidden = backbone.run(hidden, batch, start, stop)
-    return backbone.logits(backbone.normed(hidden))
+    return F.linear(backbone.normed(hidden), backbone.head())
 
 
 def _by_transformers(model: Any) -> Tensor:
@@ -88,7 +89,7 @@ def test_a_logprob_is_what_it_would_be_alone_whoever_shares_the_prompt(family: s
     batch = Batch.of(PROMPTS, REPLIES, shared=shared)
     assert batch.prompts == (4 if shared else 6)
     hidden = backbone.run(backbone.embed(batch), batch, 0, backbone.depth)
-    found, _ = reply_logprobs(backbone, hidden, batch, temperature=0.7)
+    found = reply_logprobs(backbone, hidden, batch, temperature=0.7)
     for row, (prompt, reply) in enumerate(zip(PROMPTS, REPLIES, strict=True)):
         logits = model(input_ids=torch.tensor([prompt + reply])).logits[0].double() / 0.7
         table = torch.log_softmax(logits, -1)
@@ -105,6 +106,33 @@ def test_logprobs_in_several_passes_are_those_of_one(monkeypatch: pytest.MonkeyP
     torch.testing.assert_close(score_logprobs(backbone, PROMPTS, REPLIES, 0.7), whole)
 
 
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_logprobs_piece_by_piece_have_the_gradients_of_a_whole_table(
+    tied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of the head, which a full fine-tuning trains."""
+    monkeypatch.setattr(trainer.logprobs, "TABLE_NUMBERS", 1)
+    backbone = Backbone(causal_lm(tie_word_embeddings=tied))
+    batch = Batch.of(*[[row for row in rows for _ in range(12)] for rows in (PROMPTS, REPLIES)])
+    mask = batch.reply_mask_BR
+    assert mask.sum() > 128, "several pieces"
+    gradients = []
+    for whole in (True, False):
+        weights = {name: weight.detach().clone().requires_grad_() for name, weight in backbone.weights().items()}
+        hidden = backbone.run(backbone.embed(batch, weights), batch, 0, backbone.depth, weights)
+        if whole:
+            states = backbone.normed(hidden[batch.predicting_BR[mask]], weights)
+            table = torch.log_softmax(F.linear(states, backbone.head(weights)) / 0.7, -1)
+            logprobs = table.gather(1, batch.reply_ids_BR[mask][:, None]).squeeze(1)
+        else:
+            logprobs = reply_logprobs(backbone, hidden, batch, 0.7, weights)[mask]
+        (logprobs * torch.linspace(-1, 2, len(logprobs))).sum().backward()  # type: ignore[no-untyped-call]
+        gradients.append({name: weight.grad for name, weight in weights.items()})
+    for name, expected in gradients[0].items():
+        assert expected is not None
+        torch.testing.assert_close(gradients[1][name], expected, rtol=1e-3, atol=1e-4, msg=name)
+
+
 def test_sharing_a_prompt_changes_no_gradient() -> None:
     gradients = []
     for shared in (True, False):
@@ -116,7 +144,7 @@ def test_sharing_a_prompt_changes_no_gradient() -> None:
         batch = Batch.of(PROMPTS, REPLIES, shared=shared)
         hidden = backbone.run(backbone.embed(batch), batch, 0, backbone.depth, adapter.merged())
         weights = torch.arange(1.0, 7.0)[:, None]
-        (reply_logprobs(backbone, hidden, batch, 0.7)[0] * weights).sum().backward()  # type: ignore[no-untyped-call]
+        (reply_logprobs(backbone, hidden, batch, 0.7) * weights).sum().backward()  # type: ignore[no-untyped-call]
         gradients.append([parameter.grad for parameter in adapter.parameters()])
     for found, expected in zip(*gradients, strict=True):
         assert expected is not None
@@ -129,7 +157,7 @@ def test_the_entropy_is_that_of_the_tempered_distribution() -> None:
     backbone = make_backbone()
     batch = Batch.of([[5, 6]], [[7, 8, 1]])
     hidden = backbone.run(backbone.embed(batch), batch, 0, backbone.depth)
-    _, entropy = reply_logprobs(backbone, hidden, batch, temperature=1.3)
+    entropy = reply_entropy(backbone, hidden, batch, temperature=1.3)
     table = torch.log_softmax(all_logits(backbone, [[5, 6, 7, 8, 1]])[1:4].double() / 1.3, -1)
     torch.testing.assert_close(entropy[0].double(), -(table.exp() * table).sum(-1), rtol=1e-5, atol=1e-5)
 

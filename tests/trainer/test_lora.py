@@ -123,6 +123,13 @@ def test_an_adapter_of_other_settings_is_refused_by_name(backbone: Backbone, tmp
     assert "set ppo.lora" in str(caught.value)
 
 
+def test_an_adapter_of_other_layers_is_refused_by_name(backbone: Backbone, tmp_path: Path) -> None:
+    _trained(backbone, first=backbone.depth - 1).save_peft(tmp_path, "base")
+    with pytest.raises(OtherAdapter, match=f"adapters on 1 of {backbone.depth} layers") as caught:
+        LoraAdapter(backbone, CONFIG, seed=0).load_peft(tmp_path)
+    assert "set ppo.adapted_share to" in str(caught.value)
+
+
 def test_merged_once_has_the_gradients_of_merging_each_time(backbone: Backbone) -> None:
     each_time, once = _trained(backbone), _trained(backbone)
 

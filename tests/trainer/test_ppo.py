@@ -53,9 +53,11 @@ def make_ppo(
     with torch.no_grad():
         for member in reward_model.members:
             member.head.zero_()  # type: ignore[union-attr, operator]
+    first = backbone.first_of(changes.get("adapted_share", 1.0))
+    full = changes.get("method") == "full"
     return Ppo(
         backbone=backbone,
-        policy=FullWeights(backbone) if changes.get("method") == "full" else LoraAdapter(backbone, LORA, seed=1),
+        policy=FullWeights(backbone) if full else LoraAdapter(backbone, LORA, 1, first),
         reward_model=reward_model,
         sampler=sampler or TorchSampler(),
         prompts=PROMPTS,
@@ -92,8 +94,11 @@ def test_the_policy_learns_to_earn_a_trivial_reward(backbone: Backbone) -> None:
         {"method": "full", "learning_rate": 1e-2, "critic_learning_rate": 1e-2},
         {"algorithm": "rloo", "replies_per_prompt": 4, "method": "full", "learning_rate": 1e-2},
         {"replies_per_prompt": 2},
+        {"critic": "head"},
+        {"critic": "head", "adapted_share": 0.5, "learning_rate": 4e-2},
+        {"adapted_share": 0.5, "learning_rate": 4e-2},
     ],
-    ids=["rloo", "full", "full rloo", "two replies"],
+    ids=["rloo", "full", "full rloo", "two replies", "head", "head and upper layers", "upper layers"],
 )
 def test_other_algorithms_and_methods_learn_it_too(backbone: Backbone, changes: dict[str, Any]) -> None:
     ppo = make_ppo(

@@ -13,8 +13,8 @@ from tests.trainer.models import END, VOCAB, make_backbone, read_whole
 from trainer.assessment import assess
 from trainer.backbone import Backbone
 from trainer.batches import Batch
-from trainer.config import LoraConfig, RewardModelConfig
-from trainer.critic import Critic
+from trainer.config import LoraConfig, PpoConfig, RewardModelConfig
+from trainer.critic import make_critic
 from trainer.examples import PairExample, ThumbExample, VoteExample
 from trainer.likelihood import BOTH_BAD, LEFT, RIGHT, VoteModel
 from trainer.reward_model import FitStep, Member, RewardModel, bucketed, fit
@@ -213,20 +213,27 @@ def test_saved_and_loaded_scores_are_identical(fitted: Fitted, shared_backbone: 
     assert {path.suffix for path in (tmp_path / "reward_model").iterdir()} == {".safetensors", ".json"}
 
 
+CRITICS = {"adapter": {}, "head": {"critic": "head"}, "full": {"method": "full"}}
+
+
+@pytest.fixture(params=CRITICS)
+def critic_config(request: pytest.FixtureRequest) -> PpoConfig:
+    return PpoConfig.model_validate({"learning_rate": 1e-5, "critic_learning_rate": 1e-5} | CRITICS[request.param])
+
+
 @torch.no_grad()
 def test_the_critic_starts_as_the_reward_models_first_member_in_the_rewards_units(
-    fitted: Fitted, shared_backbone: Backbone
+    fitted: Fitted, critic_config: PpoConfig
 ) -> None:
     model, _, _ = fitted
     prompts, replies = _replies(30, seed=16)
     model.standardise(prompts, replies)
-    critic = Critic(shared_backbone, model)
+    critic = make_critic(model, critic_config)
     batch = Batch.of(prompts, replies)
-    lower = model.lower(batch)
-    values = critic.values(shared_backbone, lower, batch)
+    values = critic.values(critic.frozen(model.lower(batch), batch), batch)
     # Extended by one token, the value before that token is what the first member thinks of the reply so far.
     extended = Batch.of(prompts, [[*reply, 9] for reply in replies])
-    before_it = critic.values(shared_backbone, model.lower(extended), extended)
+    before_it = critic.values(critic.frozen(model.lower(extended), extended), extended)
     last = before_it.gather(1, (extended.reply_lengths_B - 1)[:, None]).squeeze(1)
     torch.testing.assert_close(last, model.score(prompts, replies)[0], rtol=1e-4, atol=1e-4)
     # And every value is read one position before its token.
@@ -238,10 +245,10 @@ def test_the_critic_starts_as_the_reward_models_first_member_in_the_rewards_unit
                 assert values[row, t].item() == pytest.approx(expected.item(), abs=1e-3)
 
 
-def test_the_critics_training_leaves_the_reward_model_alone(fitted: Fitted, shared_backbone: Backbone) -> None:
+def test_the_critics_training_leaves_the_reward_model_alone(fitted: Fitted, critic_config: PpoConfig) -> None:
     model, _, _ = fitted
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    critic = Critic(shared_backbone, model)
+    critic = make_critic(model, critic_config)
     with torch.no_grad():
         for parameter in critic.parameters():
             parameter.add_(1.0)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from tests.trainer.models import FAMILIES, all_logits, causal_lm, make_backbone, read_whole
 from trainer.backbone import Backbone
@@ -28,7 +29,7 @@ def test_gradients_of_every_weight_are_transformers_own(family: str, tied: bool)
         for row in ROWS:  # two passes, whose gradients must add up
             batch = read_whole([row])
             hidden = backbone.run(backbone.embed(batch, weights), batch, 0, backbone.depth, weights)
-            logits = backbone.logits(backbone.normed(hidden, weights), weights)
+            logits = F.linear(backbone.normed(hidden, weights), backbone.head(weights))
             logits.square().sum().backward()
     for key, parameter in full.weights.items():
         name = key.replace("/", ".")

@@ -131,7 +131,8 @@ class Bench:
             folder = policies.folder_of(policies.get(session, version), self.settings.policies_folder)
         if version == self.first:
             return {}
-        policy = LoraAdapter(self.backbone, self.config.training.ppo.lora, 0)
+        config = self.config.training.ppo
+        policy = LoraAdapter(self.backbone, config.lora, 0, self.backbone.first_of(config.adapted_share))
         policy.load_peft(folder)
         with torch.no_grad():
             return policy.merged()

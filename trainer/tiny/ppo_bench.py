@@ -26,7 +26,11 @@ from trainer.tiny.raters import prompts
 from trainer.tokens import load_tokenizer, render_prompt
 from trainer.trainable import FullWeights
 
-METHODS = ("default", "lora", "full")
+METHODS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "lora": {"adapted_share": 1.0, "critic": "adapter"},
+    "full": {"method": "full"},
+}
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,10 @@ def measure(bench: PpoBench) -> dict[str, Any]:
     """One run. The first iteration warms up and is not counted."""
     tokenizer = load_tokenizer(bench.model)
     backbone = Backbone.load(bench.model)
-    # "lora": adapters on every layer. By default the critic adapts the upper ones alone, and shares the rest.
-    members = RewardModelConfig(adapted_share=0.4 if bench.method == "default" else 1.0)
+    # Without the default design nothing is shared: policy and critic are two models from the embeddings up.
+    members = RewardModelConfig() if bench.method == "default" else RewardModelConfig(adapted_share=1.0)
     config = PpoConfig(
-        method="full" if bench.method == "full" else "lora",
+        **METHODS[bench.method],
         iterations=1 + bench.episodes // bench.batch,
         batch_size=bench.batch,
         minibatches=bench.minibatches,
@@ -64,7 +68,9 @@ def measure(bench: PpoBench) -> dict[str, Any]:
     )
     ppo = Ppo(
         backbone=backbone,
-        policy=FullWeights(backbone) if bench.method == "full" else LoraAdapter(backbone, config.lora, 0),
+        policy=FullWeights(backbone)
+        if bench.method == "full"
+        else LoraAdapter(backbone, config.lora, 0, backbone.first_of(config.adapted_share)),
         reward_model=RewardModel(backbone, members, seed=0),
         sampler=sampler if bench.natural else Unending(sampler),
         prompts=_natural_prompts(tokenizer, bench) if bench.natural else _random_prompts(len(tokenizer), bench),
