@@ -103,10 +103,14 @@ def ppo(
         bool, typer.Option(help="Replies end where they end, to prompts of the built-in world.")
     ] = False,
     model: Annotated[Path | None, typer.Option(help="A model folder; unset: kudos-tiny.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="A Python that has TRL 1.12: time TRL's PPO beside ours, in turn.")
+    ] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="With --against: how often each runs.")] = 5,
 ) -> None:
     """Time PPO's loop: episodes a second, peak memory, and where the time goes. One JSON line."""
     from trainer.tiny.build import MODEL_FOLDER
-    from trainer.tiny.ppo_bench import METHODS, PpoBench, measure
+    from trainer.tiny.ppo_bench import METHODS, PpoBench, beside_trl, measure
 
     if method not in METHODS:
         raise typer.BadParameter(f"{method!r}: choose one of {', '.join(METHODS)}")
@@ -123,7 +127,7 @@ def ppo(
         method=method,
         natural=natural,
     )
-    typer.echo(json.dumps(measure(bench)))
+    typer.echo(json.dumps(measure(bench) if against is None else beside_trl(bench, against, pairs)))
 
 
 @app.command()

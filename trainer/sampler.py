@@ -6,6 +6,7 @@ the sampled ids with the engine's own logprobs of them. The caller compares thos
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AutoConfig
 
 from trainer.backbone import Backbone
 
@@ -26,13 +28,27 @@ class Rollout:
     ended: bool
 
 
+SEQUENCES = 256
+"""Replies that are generated at the same time."""
+BLOCK_TOKENS = 128
+"""The engine's cache grows by whole blocks; on CPU they are of this size."""
+
+
+def cache_bytes(folder: Path, max_model_len: int, most_gib: float) -> int:
+    """What the cached keys and values of SEQUENCES whole sequences take, and at most this many GiB."""
+    config = AutoConfig.from_pretrained(folder)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    token: int = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * torch.bfloat16.itemsize
+    blocks = SEQUENCES * math.ceil(max_model_len / BLOCK_TOKENS) + 1
+    return min(int(most_gib * 2**30), blocks * BLOCK_TOKENS * token)
+
+
 class Sampler:
     def __init__(self, folder: Path, *, end_id: int, max_model_len: int, seed: int = 0, memory_gib: int = 1) -> None:
         self.end_id = end_id
         # One process: the weights then go to the engine as tensors, and it starts within two seconds.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ["VLLM_NO_USAGE_STATS"] = "1"
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(memory_gib))
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # the server beside us needs the cores too
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         if not torch.cuda.is_available():
@@ -46,7 +62,8 @@ class Sampler:
             dtype="bfloat16",
             enforce_eager=True,
             max_model_len=max_model_len,
-            max_num_seqs=256,
+            max_num_seqs=SEQUENCES,
+            kv_cache_memory_bytes=None if torch.cuda.is_available() else cache_bytes(folder, max_model_len, memory_gib),
             enable_prefix_caching=False,
             logprobs_mode="processed_logprobs",
             generation_config="vllm",

@@ -6,12 +6,16 @@ world, whose replies end where they end. What is learned does not matter here: t
 
 from __future__ import annotations
 
+import json
 import random
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -46,6 +50,44 @@ class PpoBench:
     natural: bool
 
 
+def beside_trl(bench: PpoBench, python: Path, pairs: int) -> dict[str, Any]:
+    """Ours and TRL's in turn, each in a process of its own, on the same prompts. `python` has TRL 1.12.
+
+    Raises RuntimeError where a run fails, with what it said.
+    """
+    told = asdict(bench) | {"model": str(bench.model), "prompts": _prompts(load_tokenizer(bench.model), bench)}
+    flags = {"--natural": bench.natural, "--no-natural": not bench.natural}
+    settings = {name.replace("_", "-"): str(value) for name, value in asdict(bench).items() if name != "natural"}
+    ours = [sys.executable, "-m", "kudos", "bench", "ppo", *(flag for flag, on in flags.items() if on)]
+    ours += [word for name, value in settings.items() for word in (f"--{name}", value)]
+    theirs = [str(python), str(Path(__file__).with_name("trl_peer.py"))]
+    rows: list[dict[str, Any]] = []
+    for pair in range(pairs):
+        runs = [(ours, ""), (theirs, json.dumps(told))]
+        figures = [_run(*run) for run in (runs if pair % 2 == 0 else runs[::-1])]
+        mine, other = figures if pair % 2 == 0 else figures[::-1]
+        rows.append({"ours": mine, "trl": other})
+    speed = [row["ours"]["episodes_per_second"] / row["trl"]["episodes_per_second"] for row in rows]
+    memory = [row["ours"]["peak_memory_mib"] / row["trl"]["peak_memory_mib"] for row in rows]
+    return {
+        "method": bench.method,
+        "natural": bench.natural,
+        "reply_tokens": rows[0]["ours"]["reply_tokens"],
+        "times_as_fast": [round(value, 2) for value in (median(speed), min(speed), max(speed))],
+        "times_the_memory": [round(value, 3) for value in (median(memory), min(memory), max(memory))],
+        "pairs": rows,
+    }
+
+
+def _run(command: list[str], told: str) -> dict[str, Any]:
+    """The JSON object on the last line that it prints."""
+    ended = subprocess.run(command, input=told, capture_output=True, text=True, check=False)  # noqa: S603 - ours
+    if ended.returncode != 0:
+        raise RuntimeError(f"{' '.join(command[:3])} ended with status {ended.returncode}:\n{ended.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(ended.stdout.strip().splitlines()[-1])
+    return found
+
+
 def measure(bench: PpoBench) -> dict[str, Any]:
     """One run. The first iteration warms up and is not counted."""
     tokenizer = load_tokenizer(bench.model)
@@ -73,7 +115,7 @@ def measure(bench: PpoBench) -> dict[str, Any]:
         else LoraAdapter(backbone, config.lora, 0, backbone.first_of(config.adapted_share)),
         reward_model=RewardModel(backbone, members, seed=0),
         sampler=sampler if bench.natural else Unending(sampler),
-        prompts=_natural_prompts(tokenizer, bench) if bench.natural else _random_prompts(len(tokenizer), bench),
+        prompts=_prompts(tokenizer, bench),
         decode=lambda ids: str(tokenizer.decode(ids)),
         config=config,
         reward=RewardConfig(),
@@ -100,6 +142,10 @@ class Unending:
         return self._sampler.sample(prompts, max_tokens=max_tokens, temperature=temperature, seed=seed, ends=False)
 
 
+def _prompts(tokenizer: Any, bench: PpoBench) -> list[list[int]]:
+    return _natural_prompts(tokenizer, bench) if bench.natural else _random_prompts(len(tokenizer), bench)
+
+
 def _random_prompts(vocabulary: int, bench: PpoBench) -> list[list[int]]:
     rng = random.Random(0)
     return [
@@ -109,8 +155,9 @@ def _random_prompts(vocabulary: int, bench: PpoBench) -> list[list[int]]:
 
 
 def _natural_prompts(tokenizer: Any, bench: PpoBench) -> list[list[int]]:
-    found = [render_prompt(tokenizer, prompt.messages) for prompt in prompts(0, 2 * bench.episodes)]
-    return [ids for ids in found if len(ids) <= bench.prompt_len]
+    wanted = bench.episodes + bench.batch
+    found = [render_prompt(tokenizer, prompt.messages) for prompt in prompts(0, 4 * wanted)]
+    return [ids for ids in found if len(ids) <= bench.prompt_len][:wanted]
 
 
 def _figures(bench: PpoBench, steps: Sequence[Iteration], seconds: float) -> dict[str, Any]:
