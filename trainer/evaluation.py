@@ -19,8 +19,10 @@ from deploy.gate import EvaluationReport
 from trainer.assessment import Assessment
 from trainer.backbone import Backbone
 from trainer.config import PpoConfig, RewardConfig
+from trainer.examples import Demonstration
 from trainer.intervals import mean_interval
 from trainer.logprobs import score_logprobs
+from trainer.overlap import overlap
 from trainer.ppo import Samples
 from trainer.reward import repetition
 from trainer.reward_model import RewardModel
@@ -66,6 +68,7 @@ def evaluate(
     candidate: dict[str, Tensor],
     serving: dict[str, Tensor],
     prompts: Sequence[list[int]],
+    references: Sequence[Demonstration],
     replies_per_prompt: int,
     decode: Callable[[Sequence[int]], str],
     assessment: Assessment,
@@ -73,7 +76,8 @@ def evaluate(
     reward: RewardConfig,
     seed: int,
 ) -> Evaluation:
-    """`candidate` and `serving` are merged weights (empty: the backbone itself)."""
+    """`candidate` and `serving` are merged weights (empty: the backbone itself). references: what held-out people wrote
+    in a reply's place."""
     repeated = [prompt for prompt in prompts for _ in range(replies_per_prompt)]
 
     def answer(weights: dict[str, Tensor], seed: int) -> Side:
@@ -84,6 +88,12 @@ def evaluate(
         )
         assert scores is not None
         return Side(rollouts, [decode(r.reply) for r in rollouts], scores, other)
+
+    def words_shared(weights: dict[str, Tensor]) -> dict[str, float]:
+        sampler.update(backbone, weights)
+        asked = [reference.prompt for reference in references]
+        rollouts = sampler.sample(asked, max_tokens=ppo.response_tokens, temperature=ppo.temperature, seed=seed + 3)
+        return overlap([decode(r.reply) for r in rollouts], [decode(reference.reply) for reference in references])
 
     new, old = answer(candidate, seed + 1), answer(serving, seed + 2)
     wins_PKK = _wins(new.scores, old.scores, replies_per_prompt)
@@ -113,7 +123,12 @@ def evaluate(
         held_out_accuracy_upper=assessment.upper,
         win_rate_at_equal_length=_at_equal_length(wins_PKK, new, old),
         **_by_the_other(new, old, replies_per_prompt),
-        extra={"accuracy_measured_on": assessment.measured_on, "calibration_error": assessment.calibration_error},
+        extra={
+            "accuracy_measured_on": assessment.measured_on,
+            "calibration_error": assessment.calibration_error,
+            "references": len(references),
+        }
+        | ({"candidate": words_shared(candidate), "serving": words_shared(serving)} if references else {}),
     )
     return Evaluation(report, new, old)
 

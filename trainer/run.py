@@ -168,6 +168,7 @@ class TrainingRunner:
             candidate=weights,
             serving=serving_weights,
             prompts=examples.kept_prompts,
+            references=examples.held_out_demonstrations,
             replies_per_prompt=config.evaluation.replies_per_prompt,
             decode=lambda ids: decode(tokenizer, ids),
             assessment=assessment,

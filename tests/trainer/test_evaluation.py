@@ -111,7 +111,8 @@ def _evaluated(
         candidate=imitating(says),
         serving=imitating(_reply),
         prompts=PROMPTS,
-        replies_per_prompt=2,
+        references=[Demonstration(prompt, [FAVOURITE, END], 1.0) for prompt in PROMPTS],
+        replies_per_prompt=4,
         decode=lambda ids: " ".join(map(str, ids)),
         assessment=trained[1],
         ppo=PpoConfig(response_tokens=16, temperature=0.7),
@@ -134,6 +135,8 @@ def test_a_better_policy_is_accepted_by_both_judges(backbone: Backbone, favourit
     assert report.judge_win_rate is not None
     assert report.judge_win_rate > 0.55
     assert judge(report, LIMITS).accepted
+    assert report.extra["references"] == len(PROMPTS)
+    assert report.extra["candidate"]["rouge_l"] > report.extra["serving"]["rouge_l"] > 0
 
 
 def test_a_policy_that_pleases_only_its_own_judge_is_refused(
