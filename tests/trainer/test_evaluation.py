@@ -65,8 +65,10 @@ def backbone() -> Backbone:
     return make_backbone(num_hidden_layers=3)
 
 
-def _opinion(backbone: Backbone, likes: Likes, seed: int, longest: int = 9) -> tuple[RewardModel, Assessment]:
-    model, votes = fit(backbone, _votes(likes, seed, longest), MEMBERS, seed)
+def _opinion(
+    backbone: Backbone, likes: Likes, seed: int, longest: int = 9, count: int = 120
+) -> tuple[RewardModel, Assessment]:
+    model, votes = fit(backbone, _votes(likes, seed, longest, count), MEMBERS, seed)
     return model, assess(model, votes, _votes(likes, seed + 100, longest))
 
 
@@ -85,7 +87,7 @@ def others(backbone: Backbone) -> tuple[RewardModel, Assessment]:
 @pytest.fixture(scope="module")
 def length(backbone: Backbone) -> tuple[RewardModel, Assessment]:
     """Of people who like whatever is longer."""
-    return _opinion(backbone, len, 3, longest=14)
+    return _opinion(backbone, len, 3, longest=14, count=360)
 
 
 def _evaluated(
