@@ -9,7 +9,6 @@ Shapes: B replies, R tokens of the longest, M members, F features.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -22,9 +21,8 @@ from trainer.examples import ThumbExample, VoteExample
 from trainer.logprobs import SCORING_TOKENS
 from trainer.reward_model import RewardModel
 from trainer.sampler import Rollout
+from trainer.surfaces import surfaces
 
-HAN = re.compile(r"[\u4e00-\u9fff]")
-LIST = re.compile(r"(?m)^\s*(?:[-*•]|\d+[.)、])")
 FEWEST_OF_A_REASON = 5
 BROKEN = "\ufffd"  # what half of a character decodes to
 
@@ -72,17 +70,6 @@ def pieces(reply: Sequence[int], gains: Sequence[float], decode: Callable[[Seque
         found.append(Piece(text[len(shown) :], waiting))
         shown, waiting = text, 0.0
     return found
-
-
-def surfaces(text: str, tokens: int) -> dict[str, float]:
-    """What can be seen of a reply without understanding it."""
-    return {
-        "twice as long": math.log2(max(tokens, 1)),
-        "in Chinese": float(len(HAN.findall(text)) > 0.2 * len(text)),
-        "asks a question": float("?" in text or "？" in text),
-        "exclaims": float("!" in text or "！" in text),
-        "has a list": float(LIST.search(text) is not None),
-    }
 
 
 def surface_effects(scores: np.ndarray, texts: Sequence[str], tokens: Sequence[int]) -> list[Effect]:

@@ -40,6 +40,9 @@ class RewardModelConfig(Frozen):
     user_intercept_std: float = Field(1.0, gt=0)
     """Prior standard deviation of how generous one user's thumbs are."""
 
+    surface_intercept_std: float = Field(1.0, gt=0)
+    """Prior standard deviation of what a reply's length, language and form do to a thumb, whatever the reply says."""
+
     weight_decay: float = Field(0.01, ge=0)
     lora: LoraConfig = LoraConfig()
 

@@ -15,9 +15,14 @@ from feedback.samples import CorrectionSample, PairSample, SampleSet, ThumbSampl
 from feedback.schema import Choice
 from feedback.splits import Split
 from trainer.likelihood import BOTH_BAD, LEFT, RIGHT, TIE
+from trainer.surfaces import FORMAT, LANGUAGE, LENGTH, surfaces
 from trainer.tokens import encode_reply, render_prompt
 
 _OUTCOMES = {Choice.LEFT: LEFT, Choice.RIGHT: RIGHT, Choice.TIE: TIE, Choice.BOTH_BAD: BOTH_BAD}
+
+
+SURFACES = (LENGTH, LANGUAGE, FORMAT)
+"""Of a reply with a thumb."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class ThumbExample:
     weight: float
     vote_id: int
     reasons: list[str] = field(default_factory=list)  # the tags that came with it
+    surface: list[float] = field(default_factory=lambda: [0.0] * len(SURFACES))
 
     @property
     def length(self) -> int:
@@ -132,7 +138,17 @@ def _example(
         return PairExample(prompt, left, right, LEFT, user, sample.weight, sample.vote_id)
     reply = ids(sample.text, sample.token_ids)
     prompt = prompt[-(max_tokens - len(reply)) :]
-    return ThumbExample(prompt, reply, sample.label, user, sample.weight, sample.vote_id, list(sample.reasons))
+    seen = surfaces(sample.text, len(reply))
+    return ThumbExample(
+        prompt,
+        reply,
+        sample.label,
+        user,
+        sample.weight,
+        sample.vote_id,
+        list(sample.reasons),
+        [seen[name] for name in SURFACES],
+    )
 
 
 def to_json(examples: Examples) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 Pair: Rao and Kupper (1967) with a position term γ and a tie parameter ν ≥ 1:
     P(left) = e^{l+γ} / (e^{l+γ} + ν e^{r}),  P(right) by symmetry,  P(tie) = the rest.
-Thumb: P(up) = σ(a·s + b_user). Rating y in 0..1: cross-entropy of y against the same σ. Both bad: each reply is an
-absolute negative, and the pair a tie. Every outcome is believed with the label-noise floor (Christiano et al. 2017,
-section 2.2.3). All functions return negative log-likelihoods in nats, one per vote (shape P for pairs, S for single
-replies).
+Thumb: P(up) = σ(a·s + b_user + c·x); x is the reply's surface (length, language, form), since thumbs follow it whatever
+is said: whether it is liked, pairs tell. Rating y in 0..1: cross-entropy of y against the same σ. Both bad: each reply
+is an absolute negative, and the pair a tie. Every outcome is believed with the label-noise floor (Christiano et al.
+2017, section 2.2.3). All functions return negative log-likelihoods in nats, one per vote (shape P for pairs, S for
+single replies; F numbers describe a surface).
 """
 
 from __future__ import annotations
@@ -42,8 +43,17 @@ class Nll:
 class VoteModel(nn.Module):
     """The few parameters between a score and a vote. They explain people, and are dropped when replies are scored."""
 
-    def __init__(self, users: int, label_noise: float, user_intercept_std: float) -> None:
+    def __init__(
+        self,
+        users: int,
+        label_noise: float,
+        user_intercept_std: float,
+        surfaces: int = 0,
+        surface_intercept_std: float = 1.0,
+    ) -> None:
+        """surfaces: how many numbers describe a reply's surface."""
         super().__init__()
+        self.surface_intercept_std = surface_intercept_std
         self.label_noise = label_noise
         self.user_intercept_std = user_intercept_std
         self.position = nn.Parameter(torch.zeros(()))
@@ -51,6 +61,7 @@ class VoteModel(nn.Module):
         self.raw_slope = nn.Parameter(torch.tensor(math.log(math.expm1(1.0))))
         self.bias = nn.Parameter(torch.zeros(()))
         self.user_intercept = nn.Parameter(torch.zeros(max(users, 1)))
+        self.surface_intercept = nn.Parameter(torch.zeros(surfaces))
 
     @property
     def tie(self) -> Tensor:
@@ -65,22 +76,24 @@ class VoteModel(nn.Module):
         probabilities = floored(pair_probabilities(left_P, right_P, self.position, self.tie), self.label_noise, 3)
         index = outcome_P.clamp(max=TIE)  # both bad is a tie as well
         relative = -probabilities.gather(1, index[:, None]).squeeze(1).log()
-        down = self._thumb_log_probability(left_P, None, False) + self._thumb_log_probability(right_P, None, False)
+        down = self._thumb_log_probability(left_P, 0.0, False) + self._thumb_log_probability(right_P, 0.0, False)
         return relative - torch.where(outcome_P == BOTH_BAD, down, torch.zeros_like(down))
 
-    def thumb_nll(self, scores_S: Tensor, user_S: Tensor, up_S: Tensor) -> Tensor:
-        """`up_S`: 1 for up, 0 for down, between for a rating. `user_S`: index, −1 for someone unknown."""
-        yes = self._thumb_log_probability(scores_S, user_S, True)
-        no = self._thumb_log_probability(scores_S, user_S, False)
+    def thumb_nll(self, scores_S: Tensor, user_S: Tensor, up_S: Tensor, surface_SF: Tensor | None = None) -> Tensor:
+        """`up_S`: 1 for up, 0 for down, between for a rating. `user_S`: index, −1 for someone unknown. `surface_SF`:
+        each column with mean 0 and standard deviation 1 over the votes."""
+        intercept_S = torch.where(user_S >= 0, self.user_intercept[user_S.clamp(min=0)], 0.0)
+        if surface_SF is not None:
+            intercept_S = intercept_S + surface_SF @ self.surface_intercept
+        yes = self._thumb_log_probability(scores_S, intercept_S, True)
+        no = self._thumb_log_probability(scores_S, intercept_S, False)
         return -(up_S * yes + (1 - up_S) * no)
 
-    def _thumb_log_probability(self, scores_S: Tensor, user_S: Tensor | None, up: bool) -> Tensor:
-        logit = self.slope * scores_S + self.bias
-        if user_S is not None:
-            known = user_S >= 0
-            logit = logit + torch.where(known, self.user_intercept[user_S.clamp(min=0)], torch.zeros_like(logit))
+    def _thumb_log_probability(self, scores_S: Tensor, intercept_S: Tensor | float, up: bool) -> Tensor:
+        logit = self.slope * scores_S + self.bias + intercept_S
         return floored(torch.sigmoid(logit if up else -logit), self.label_noise, 2).log()
 
     def prior_nll(self) -> Tensor:
-        """Users' intercepts are shrunk towards zero: −log N(b; 0, τ²), without its constant."""
-        return 0.5 * (self.user_intercept / self.user_intercept_std).pow(2).sum()
+        """Intercepts are shrunk towards zero: −log N(b; 0, τ²), without its constant."""
+        users = (self.user_intercept / self.user_intercept_std).pow(2).sum()
+        return 0.5 * (users + (self.surface_intercept / self.surface_intercept_std).pow(2).sum())

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from trainer.backbone import Backbone, precise
 from trainer.batches import Batch
 from trainer.config import RewardModelConfig
-from trainer.examples import PairExample, ThumbExample, VoteExample
+from trainer.examples import SURFACES, PairExample, ThumbExample, VoteExample
 from trainer.likelihood import VoteModel
 from trainer.logprobs import SCORING_TOKENS
 from trainer.lora import LoraAdapter
@@ -151,7 +151,11 @@ def fit(
     model = RewardModel(backbone, config, seed)
     generator = torch.Generator().manual_seed(seed + 7)
     users = 1 + max((example.user for example in examples), default=0)
-    votes = [VoteModel(users, config.label_noise, config.user_intercept_std) for _ in range(config.members)]
+    votes = [
+        VoteModel(users, config.label_noise, config.user_intercept_std, len(SURFACES), config.surface_intercept_std)
+        for _ in range(config.members)
+    ]
+    surface_EF = _standardised(examples)
     bootstrap_ME = torch.empty(config.members, len(examples)).exponential_(generator=generator)
     optimizer = torch.optim.AdamW(
         [*model.parameters(), *(p for vote_model in votes for p in vote_model.parameters())],
@@ -169,7 +173,9 @@ def fit(
     for epoch in range(config.epochs):
         for index in bucketed(lengths_E, config.batch_size, generator):
             chosen = [examples[i] for i in index.tolist()]
-            loss = _loss(model, votes, chosen, bootstrap_ME[:, index], total=len(examples), config=config)
+            loss = _loss(
+                model, votes, chosen, bootstrap_ME[:, index], surface_EF[index], total=len(examples), config=config
+            )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -178,6 +184,16 @@ def fit(
             step += 1
             on_step(FitStep(step, steps, loss.item() / config.members, epoch))
     return model, votes
+
+
+def _standardised(examples: Sequence[VoteExample]) -> Tensor:
+    """(E, F): the surfaces of replies with thumbs, with mean 0 and standard deviation 1 over them; 0 for a pair."""
+    thumbs = torch.tensor([isinstance(example, ThumbExample) for example in examples])
+    surface_EF = torch.zeros(len(examples), len(SURFACES))
+    if thumbs.any():
+        raw = torch.tensor([example.surface for example in examples if isinstance(example, ThumbExample)])
+        surface_EF[thumbs] = (raw - raw.mean(0)) / raw.std(0, unbiased=False).clamp_min(1e-3)
+    return surface_EF
 
 
 def bucketed(lengths_E: Tensor, size: int, generator: torch.Generator, pool: int = 8) -> list[Tensor]:
@@ -196,6 +212,7 @@ def _loss(
     votes: Sequence[VoteModel],
     examples: Sequence[VoteExample],
     bootstrap_MS: Tensor,
+    surface_EF: Tensor,
     *,
     total: int,
     config: RewardModelConfig,
@@ -223,7 +240,7 @@ def _loss(
             nll_P = vote_model.pair_nll(left_P, right_P, outcomes_P) + config.centring * (left_P + right_P) ** 2
             loss = loss + (nll_P * weights[pair_rows]).sum() / len(examples)
         if thumbs:
-            nll_S = vote_model.thumb_nll(single_S, users_S, ups_S)
+            nll_S = vote_model.thumb_nll(single_S, users_S, ups_S, surface_EF[thumb_rows])
             loss = loss + config.thumb_weight * (nll_S * weights[thumb_rows]).sum() / len(examples)
         loss = loss + vote_model.prior_nll() / total
     return loss

@@ -155,6 +155,25 @@ def test_a_generous_user_is_explained_by_the_intercept_and_not_by_the_score() ->
     assert abs(second) < 3
 
 
+def test_a_surface_that_thumbs_follow_is_explained_by_its_intercept_and_not_by_the_score() -> None:
+    model = VoteModel(1, NOISE, 1.0, surfaces=2).double()
+    surface = torch.tensor([[1.0, 0.0], [-1.0, 0.0]] * 20, dtype=torch.float64)
+    up = torch.tensor([1.0, 0.0] * 20, dtype=torch.float64)
+    scores = torch.zeros(40, dtype=torch.float64, requires_grad=True)
+    users = torch.zeros(40, dtype=torch.long)
+    (before,) = torch.autograd.grad(model.thumb_nll(scores, users, up, surface).sum(), scores)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        (model.thumb_nll(scores.detach(), users, up, surface).sum() + model.prior_nll()).backward()
+        optimizer.step()
+    followed, ignored = model.surface_intercept.tolist()
+    assert followed > 1.0
+    assert ignored == pytest.approx(0.0, abs=1e-6)
+    (after,) = torch.autograd.grad(model.thumb_nll(scores, users, up, surface).sum(), scores)
+    assert after.abs().max() < 0.5 * before.abs().max(), "the score has less left to explain"
+
+
 def test_the_prior_is_a_gaussians() -> None:
     model = VoteModel(2, label_noise=NOISE, user_intercept_std=2.0)
     with torch.no_grad():
