@@ -150,7 +150,7 @@ _USER = table(User)
 _CONVERSATION = table(Conversation)
 
 
-def _ended_well(reply: FromClause) -> Any:
+def ended_well(reply: FromClause) -> Any:
     return and_(
         reply.c.state.in_([ReplyState.COMPLETE.value, ReplyState.STOPPED.value]),
         reply.c.text != "",
@@ -185,7 +185,7 @@ def _reply_votes() -> Select[Any]:
             *(_REPLY.c[name] for name in ("policy_version", "arm", "propensity", "source")),
         )
         .select_from(joined)
-        .where(_ended_well(_REPLY), says_something)
+        .where(ended_well(_REPLY), says_something)
     )
 
 
@@ -212,7 +212,7 @@ def _comparison_votes() -> Select[Any]:
             *sides,
         )
         .select_from(joined)
-        .where(_ended_well(_LEFT), _ended_well(_RIGHT), vote.c.choice.is_not(None))
+        .where(ended_well(_LEFT), ended_well(_RIGHT), vote.c.choice.is_not(None))
     )
 
 

@@ -197,6 +197,10 @@ class TrainingConfig(Frozen):
     user_weight_cap: float = Field(50.0, gt=0)
     """The votes of one user weigh at most as much as this many votes."""
 
+    vote_propensity_floor: float = Field(0.2, gt=0, le=1)
+    """A vote weighs 1 / (how likely it was to be cast); no likelihood counts as less than this. 1: all weigh the
+    same."""
+
     publish: Literal["adapter", "full"] = "adapter"
     reward_model: RewardModelConfig = RewardModelConfig()
     sft: SftConfig = SftConfig()

@@ -13,12 +13,17 @@ from deploy import lease as leases
 from deploy import policies, rollout
 from deploy.artifacts import Published
 from deploy.gate import EvaluationReport, Verdict
+from feedback.exposures import exposures
 from feedback.samples import SampleSet, collect, record_lineage
 from feedback.schema import Lease, Policy, PolicyKind, RewardModel, RunState, TrainingRun, now
 from feedback.settings import Settings
 from feedback.store import Store
 from trainer.config import TrainingConfig
 from trainer.errors import TrainerError
+from trainer.propensity import reweighted
+
+NEWEST_EXPOSURES = 20_000
+"""Of each kind: from these is told who votes, and on what."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,10 @@ class RunRecords:
                 held_out_fraction=config.held_out_fraction,
                 max_weight_per_user=config.user_weight_cap,
             )
+            shown = exposures(session, consent_default=self.settings.consent_default, newest=NEWEST_EXPOSURES)
         # Also where they are too few: the watcher then waits for new ones, and does not try again at once.
         self._update(last_vote_id=samples.last_vote_id, votes=samples.votes)
-        return samples
+        return reweighted(samples, shown, config.vote_propensity_floor)
 
     def lineage(self, samples: SampleSet) -> None:
         with self.store.write() as session:
