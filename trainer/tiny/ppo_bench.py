@@ -19,6 +19,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.backbone import Backbone
 from trainer.config import PpoConfig, RewardConfig, RewardModelConfig
@@ -108,7 +109,7 @@ def measure(bench: PpoBench) -> dict[str, Any]:
     sampler = Sampler(
         bench.model, end_id=tokenizer.eos_token_id, max_model_len=bench.prompt_len + bench.response_len + 1
     )
-    ppo = Ppo(
+    ppo = Counted(
         backbone=backbone,
         policy=FullWeights(backbone)
         if bench.method == "full"
@@ -121,10 +122,48 @@ def measure(bench: PpoBench) -> dict[str, Any]:
         reward=RewardConfig(),
         seed=0,
     )
+    with torch.no_grad():
+        products = _products_per_second(backbone)
     ppo.step()
+    ppo.count = False
     started = time.perf_counter()
     steps = [ppo.step() for _ in range(config.iterations - 1)]
-    return _figures(bench, steps, time.perf_counter() - started)
+    figures = _figures(bench, steps, time.perf_counter() - started)
+    # The warm-up iteration had as many optimizer steps as every other one.
+    update_seconds = sum(step.update_seconds for step in steps) / len(steps)
+    return figures | {
+        "update_gflops_per_second": round(ppo.operations / update_seconds / 1e9, 1),
+        "products_gflops_per_second": round(products / 1e9, 1),
+        "roofline": round(ppo.operations / update_seconds / products, 3),
+    }
+
+
+class Counted(Ppo):
+    """The loop, which counts the operations of its updates' matrix products while it warms up."""
+
+    count = True
+    operations = 0
+
+    def _update(self, *arguments: Any) -> tuple[float, float, float, float]:
+        if not self.count:
+            return super()._update(*arguments)
+        with FlopCounterMode(display=False) as counter:
+            found = super()._update(*arguments)
+        self.operations += counter.get_total_flops()
+        return found
+
+
+def _products_per_second(backbone: Backbone, tokens: int = 2048, seconds: float = 1.0) -> float:
+    """Operations a second of the model's own largest product, alone and again and again: the roof."""
+    weight = backbone.weight("layers.0.mlp.up_proj.weight")
+    x = torch.randn(tokens, weight.shape[1]).to(weight.dtype)
+    times: list[float] = []
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < seconds:
+        started = time.perf_counter()
+        torch.nn.functional.linear(x, weight)
+        times.append(time.perf_counter() - started)
+    return 2 * tokens * weight.numel() / median(times)
 
 
 class Unending:
