@@ -27,14 +27,13 @@ class Critic(nn.Module, ABC):
     def __init__(self, reward_model: RewardModel) -> None:
         super().__init__()
         member = cast(Member, reward_model.members[0])
-        self.backbone, self._member = (reward_model.backbone,), (member,)  # in tuples: they are not its own to train
         self.head = nn.Parameter(member.head.detach() * reward_model.gain_M[0])
         self.shift = nn.Parameter(reward_model.shift_M[0].clone())
 
     @abstractmethod
-    def frozen(self, lower_NH: Tensor, batch: Batch) -> Tensor:
+    def frozen(self, lower_NH: Tensor, member_CH: Tensor) -> Tensor:
         """What no epoch changes, for the tokens that `kept` names. lower_NH: what the layers below the reward model's
-        adapters give."""
+        adapters give; member_CH: what the first member's head reads."""
 
     @abstractmethod
     def kept(self, part: Part) -> Tensor:
@@ -61,8 +60,8 @@ class Critic(nn.Module, ABC):
 class HeadCritic(Critic):
     """The reward model's own hidden states, computed once a rollout, and a head that learns."""
 
-    def frozen(self, lower_NH: Tensor, batch: Batch) -> Tensor:
-        return self._member[0].states(self.backbone[0], lower_NH, batch)
+    def frozen(self, lower_NH: Tensor, member_CH: Tensor) -> Tensor:
+        return member_CH
 
     def kept(self, part: Part) -> Tensor:
         return part.tokens[part.batch.read_C]
@@ -76,16 +75,17 @@ class LayersCritic(Critic):
 
     def __init__(self, reward_model: RewardModel, weights: Trainable) -> None:
         super().__init__(reward_model)
+        self._backbone = (reward_model.backbone,)  # in a tuple, so that the frozen weights are not this module's own
         self.weights = weights
 
-    def frozen(self, lower_NH: Tensor, batch: Batch) -> Tensor:
+    def frozen(self, lower_NH: Tensor, member_CH: Tensor) -> Tensor:
         return lower_NH
 
     def kept(self, part: Part) -> Tensor:
         return part.tokens
 
     def states(self, frozen: Tensor, batch: Batch, weights: Weights) -> Tensor:
-        backbone, first = self.backbone[0], self.weights.first
+        backbone, first = self._backbone[0], self.weights.first
         below_NH = frozen if first else backbone.embed(batch, weights)
         return backbone.normed(backbone.run(below_NH, batch, first, backbone.depth, weights), weights)
 

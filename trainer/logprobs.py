@@ -38,15 +38,19 @@ def reply_logprobs(
 
 
 @torch.no_grad()
-def reply_entropy(
+def reply_logprobs_and_entropy(
     backbone: Backbone, hidden_CH: Tensor, batch: Batch, temperature: float, weights: Weights = FROZEN
-) -> Tensor:
-    """(B, R): nats of entropy of the distribution that each token of a reply was drawn from."""
+) -> tuple[Tensor, Tensor]:
+    """(B, R) each: as above, and the nats of entropy of the distribution that each token was drawn from."""
     mask_BR = batch.reply_mask_BR
     states_CH = backbone.normed(hidden_CH[batch.predicting_BR[mask_BR]], weights)
-    tables = (table for _, table in _tables(states_CH, backbone.head(weights), temperature))
-    entropy_C = torch.cat([-(table.exp() * table).sum(-1) for table in tables])
-    return torch.zeros(mask_BR.shape).masked_scatter(mask_BR, entropy_C)
+    chosen_C = batch.reply_ids_BR[mask_BR]
+    logprobs, entropies = [], []
+    for rows, table in _tables(states_CH, backbone.head(weights), temperature):
+        logprobs.append(table.gather(1, chosen_C[rows, None]).squeeze(1))
+        entropies.append(-(table.exp() * table).sum(-1))
+    zeros_BR = torch.zeros(mask_BR.shape)
+    return zeros_BR.masked_scatter(mask_BR, torch.cat(logprobs)), zeros_BR.masked_scatter(mask_BR, torch.cat(entropies))
 
 
 @torch.no_grad()

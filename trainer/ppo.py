@@ -26,7 +26,7 @@ from trainer.batches import Batch, Row
 from trainer.config import PpoConfig, RewardConfig
 from trainer.critic import make_critic
 from trainer.errors import SamplerMismatch
-from trainer.logprobs import reply_entropy, reply_logprobs, score_logprobs
+from trainer.logprobs import reply_logprobs, reply_logprobs_and_entropy, score_logprobs
 from trainer.losses import adapt_kl_coefficient, importance_weights, policy_loss, value_loss
 from trainer.reward import Composer, Facts, Reward
 from trainer.reward_model import RewardModel
@@ -243,13 +243,15 @@ class Ppo:
             reference = backbone.run(lower, piece, first, backbone.depth)
             reference_BR[rows, :steps] = reply_logprobs(backbone, reference, piece, temperature)
             policy = self._policy_states(policy_NH[part.tokens], piece, weights)
-            logprobs_BR[rows, :steps] = reply_logprobs(backbone, policy, piece, temperature, weights)
-            entropy_BR[rows, :steps] = reply_entropy(backbone, policy, piece, temperature, weights)
-            scores_MB[:, rows] = self.reward_model.scores(lower, piece)
+            logprobs_BR[rows, :steps], entropy_BR[rows, :steps] = reply_logprobs_and_entropy(
+                backbone, policy, piece, temperature, weights
+            )
+            states = self.reward_model.states(lower, piece)
+            scores_MB[:, rows] = self.reward_model.scores_of(states, piece)
             if self.judge is not None and judge_B is not None:
                 judge_B[rows] = self.judge.scores(lower, piece).mean(0)
             if self.critic is not None:
-                frozen = self.critic.frozen(lower, piece)
+                frozen = self.critic.frozen(lower, states[0])
                 critic_NH[self.critic.kept(part)] = frozen
                 values_BR[rows, :steps] = self.critic.values(frozen, piece)
         sampler_BR = torch.zeros_like(logprobs_BR)

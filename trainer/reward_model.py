@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -87,10 +88,19 @@ class RewardModel(nn.Module):
         with torch.no_grad():
             return self.backbone.run(self.backbone.embed(batch), batch, 0, self.first)
 
+    def states(self, lower_NH: Tensor, batch: Batch) -> list[Tensor]:
+        """M times (C, H): what each member's head reads."""
+        return [cast(Member, member).states(self.backbone, lower_NH, batch) for member in self.members]
+
     def raw_scores(self, lower_NH: Tensor, batch: Batch) -> Tensor:
         """(M, B), before centring and scaling."""
+        return self._raw(self.states(lower_NH, batch), batch)
+
+    def _raw(self, states: Sequence[Tensor], batch: Batch) -> Tensor:
         last_B1 = batch.reply_lengths_B[:, None]
-        return torch.stack([m(self.backbone, lower_NH, batch).gather(1, last_B1).squeeze(1) for m in self.members])
+        heads = [cast(Member, member).head for member in self.members]
+        each = [readout(states_CH, batch, head) for states_CH, head in zip(states, heads, strict=True)]
+        return torch.stack([scores_BR1.gather(1, last_B1).squeeze(1) for scores_BR1 in each])
 
     def running_scores(self, lower_NH: Tensor, batch: Batch) -> Tensor:
         """(M, B, R + 1), standardised: before a reply's first token, and after each of its tokens."""
@@ -99,7 +109,11 @@ class RewardModel(nn.Module):
 
     def scores(self, lower_NH: Tensor, batch: Batch) -> Tensor:
         """(M, B): mean 0 and standard deviation 1 over the reference policy's replies, member by member."""
-        return self.raw_scores(lower_NH, batch) * self.gain_M[:, None] + self.shift_M[:, None]
+        return self.scores_of(self.states(lower_NH, batch), batch)
+
+    def scores_of(self, states: Sequence[Tensor], batch: Batch) -> Tensor:
+        """As `scores`, where the caller has the states."""
+        return self._raw(states, batch) * self.gain_M[:, None] + self.shift_M[:, None]
 
     @torch.no_grad()
     def score(self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]) -> Tensor:

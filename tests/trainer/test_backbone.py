@@ -17,7 +17,7 @@ from trainer.backbone import ADAPTED, Backbone
 from trainer.batches import Batch
 from trainer.config import LoraConfig
 from trainer.errors import UnsupportedModel
-from trainer.logprobs import reply_entropy, reply_logprobs, score_logprobs
+from trainer.logprobs import reply_logprobs, reply_logprobs_and_entropy, score_logprobs
 from trainer.lora import LoraAdapter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -157,7 +157,8 @@ def test_the_entropy_is_that_of_the_tempered_distribution() -> None:
     backbone = make_backbone()
     batch = Batch.of([[5, 6]], [[7, 8, 1]])
     hidden = backbone.run(backbone.embed(batch), batch, 0, backbone.depth)
-    entropy = reply_entropy(backbone, hidden, batch, temperature=1.3)
+    logprobs, entropy = reply_logprobs_and_entropy(backbone, hidden, batch, temperature=1.3)
+    torch.testing.assert_close(logprobs, reply_logprobs(backbone, hidden, batch, temperature=1.3))
     table = torch.log_softmax(all_logits(backbone, [[5, 6, 7, 8, 1]])[1:4].double() / 1.3, -1)
     torch.testing.assert_close(entropy[0].double(), -(table.exp() * table).sum(-1), rtol=1e-5, atol=1e-5)
 

@@ -230,10 +230,15 @@ def test_the_critic_starts_as_the_reward_models_first_member_in_the_rewards_unit
     model.standardise(prompts, replies)
     critic = make_critic(model, critic_config)
     batch = Batch.of(prompts, replies)
-    values = critic.values(critic.frozen(model.lower(batch), batch), batch)
+
+    def seen(batch: Batch) -> torch.Tensor:
+        lower = model.lower(batch)
+        return critic.frozen(lower, model.states(lower, batch)[0])
+
+    values = critic.values(seen(batch), batch)
     # Extended by one token, the value before that token is what the first member thinks of the reply so far.
     extended = Batch.of(prompts, [[*reply, 9] for reply in replies])
-    before_it = critic.values(critic.frozen(model.lower(extended), extended), extended)
+    before_it = critic.values(seen(extended), extended)
     last = before_it.gather(1, (extended.reply_lengths_B - 1)[:, None]).squeeze(1)
     torch.testing.assert_close(last, model.score(prompts, replies)[0], rtol=1e-4, atol=1e-4)
     # And every value is read one position before its token.
