@@ -201,6 +201,10 @@ class TrainingConfig(Frozen):
     """A vote weighs 1 / (how likely it was to be cast); no likelihood counts as less than this. 1: all weigh the
     same."""
 
+    popular_share: float = Field(0.1, ge=0, le=1)
+    """A phrase that people write into corrections, and no policy says, is learned once more than this share of all who
+    vote have written it. 0: every phrase is learned at once."""
+
     publish: Literal["adapter", "full"] = "adapter"
     reward_model: RewardModelConfig = RewardModelConfig()
     sft: SftConfig = SftConfig()

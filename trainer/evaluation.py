@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from deploy.gate import EvaluationReport
+from trainer.agreement import PushedPhrase
 from trainer.assessment import Assessment
 from trainer.backbone import Backbone
 from trainer.config import PpoConfig, RewardConfig
@@ -69,6 +70,7 @@ def evaluate(
     serving: dict[str, Tensor],
     prompts: Sequence[list[int]],
     references: Sequence[Demonstration],
+    pushed: Sequence[PushedPhrase],
     replies_per_prompt: int,
     decode: Callable[[Sequence[int]], str],
     assessment: Assessment,
@@ -77,7 +79,7 @@ def evaluate(
     seed: int,
 ) -> Evaluation:
     """`candidate` and `serving` are merged weights (empty: the backbone itself). references: what held-out people wrote
-    in a reply's place."""
+    in a reply's place. pushed: phrases that a few people write into their corrections."""
     repeated = [prompt for prompt in prompts for _ in range(replies_per_prompt)]
 
     def answer(weights: dict[str, Tensor], seed: int) -> Side:
@@ -116,6 +118,8 @@ def evaluate(
         repetition_rate_serving=_mean(repetition(r.reply) > REPETITIVE for r in old.rollouts),
         safety_flag_rate_candidate=_mean(bool(reward.rules.broken(text)) for text in new.texts),
         safety_flag_rate_serving=_mean(bool(reward.rules.broken(text)) for text in old.texts),
+        pushed_phrase_rate_candidate=_mean(any(phrase.in_text(text) for phrase in pushed) for text in new.texts),
+        pushed_phrase_rate_serving=_mean(any(phrase.in_text(text) for phrase in pushed) for text in old.texts),
         perplexity=perplexity,
         reward_gain=float(new.scores.mean() - old.scores.mean()),
         held_out_accuracy=assessment.accuracy,
@@ -127,6 +131,7 @@ def evaluate(
             "accuracy_measured_on": assessment.measured_on,
             "calibration_error": assessment.calibration_error,
             "references": len(references),
+            "pushed_phrases": [f"{phrase.text} ({phrase.people} people)" for phrase in pushed],
         }
         | ({"candidate": words_shared(candidate), "serving": words_shared(serving)} if references else {}),
     )

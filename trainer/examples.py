@@ -14,6 +14,7 @@ from typing import Any
 from feedback.samples import CorrectionSample, PairSample, SampleSet, ThumbSample
 from feedback.schema import Choice
 from feedback.splits import Split
+from trainer.agreement import PushedPhrase, pushed_phrases, without
 from trainer.likelihood import BOTH_BAD, LEFT, RIGHT, TIE
 from trainer.surfaces import FORMAT, LANGUAGE, LENGTH, surfaces
 from trainer.tokens import encode_reply, render_prompt
@@ -21,6 +22,8 @@ from trainer.tokens import encode_reply, render_prompt
 _OUTCOMES = {Choice.LEFT: LEFT, Choice.RIGHT: RIGHT, Choice.TIE: TIE, Choice.BOTH_BAD: BOTH_BAD}
 
 
+WATCHED_SHARE = 0.1
+"""The gate looks for phrases of at most this share of people also where all are learned."""
 SURFACES = (LENGTH, LANGUAGE, FORMAT)
 """Of a reply with a thumb."""
 
@@ -76,13 +79,19 @@ class Examples:
     held_out_demonstrations: list[Demonstration]
     prompts: list[list[int]]  # distinct prompts that PPO may practise on
     kept_prompts: list[list[int]]  # distinct prompts that only the evaluation sees
+    pushed: list[PushedPhrase] = field(default_factory=list)  # phrases that a few people push
 
 
-def to_examples(samples: SampleSet, tokenizer: Any, *, max_tokens: int, kept_prompts: int, seed: int) -> Examples:
+def to_examples(
+    samples: SampleSet, tokenizer: Any, *, max_tokens: int, kept_prompts: int, seed: int, popular_share: float = 0.0
+) -> Examples:
     """Samples as token ids. Prompts longer than the context keep their newest part.
 
-    Corrections become pairs in which the correction is preferred to the reply it corrects, and demonstrations.
+    Corrections become pairs in which the correction is preferred to the reply it corrects, and demonstrations. Those
+    that push a phrase which at most `popular_share` of all who vote have written are left out.
     """
+    pushed = pushed_phrases(samples, max(popular_share, WATCHED_SHARE))
+    samples = without(samples, [phrase for phrase in pushed if popular_share > 0])
     demonstrations: dict[str, list[Demonstration]] = {Split.TRAIN: [], Split.HELD_OUT: []}
     users: dict[str, dict[str, int]] = {Split.TRAIN: {}, Split.HELD_OUT: {}}
     parts: dict[str, list[VoteExample]] = {Split.TRAIN: [], Split.HELD_OUT: []}
@@ -111,6 +120,7 @@ def to_examples(samples: SampleSet, tokenizer: Any, *, max_tokens: int, kept_pro
         held_out_demonstrations=demonstrations[Split.HELD_OUT],
         prompts=[ids for digest, (_, ids) in prompts.items() if digest not in kept],
         kept_prompts=[prompts[digest][1] for digest in ranked if digest in kept],
+        pushed=pushed,
     )
 
 
@@ -162,6 +172,7 @@ def to_json(examples: Examples) -> dict[str, Any]:
         "held_out_demonstrations": [asdict(each) for each in examples.held_out_demonstrations],
         "prompts": examples.prompts,
         "kept_prompts": examples.kept_prompts,
+        "pushed": [asdict(each) for each in examples.pushed],
     }
 
 
@@ -179,4 +190,5 @@ def from_json(body: dict[str, Any]) -> Examples:
         held_out_demonstrations=shown(body["held_out_demonstrations"]),
         prompts=body["prompts"],
         kept_prompts=body["kept_prompts"],
+        pushed=[PushedPhrase(tuple(each["words"]), each["people"], each["corrections"]) for each in body["pushed"]],
     )

@@ -6,21 +6,20 @@ good answers may share few. So no rule of the gate looks at them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
 
-WORD = re.compile(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+")
+from trainer.surfaces import words_of
 
 
 class Words:
     """rouge-score's own tokenizer knows Latin letters alone. Here each Chinese character is a word."""
 
     def tokenize(self, text: str) -> list[str]:
-        return WORD.findall(text.lower())
+        return words_of(text)
 
 
 def overlap(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:

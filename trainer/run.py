@@ -169,6 +169,7 @@ class TrainingRunner:
             serving=serving_weights,
             prompts=examples.kept_prompts,
             references=examples.held_out_demonstrations,
+            pushed=examples.pushed,
             replies_per_prompt=config.evaluation.replies_per_prompt,
             decode=lambda ids: decode(tokenizer, ids),
             assessment=assessment,
@@ -243,6 +244,7 @@ class TrainingRunner:
             max_tokens=self._max_tokens(backbone),
             kept_prompts=config.evaluation.prompts,
             seed=config.seed,
+            popular_share=config.popular_share,
         )
         if not examples.prompts:
             raise TooFewVotes(

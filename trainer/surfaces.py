@@ -7,7 +7,13 @@ import re
 
 HAN = re.compile(r"[\u4e00-\u9fff]")
 LIST = re.compile(r"(?m)^\s*(?:[-*•]|\d+[.)、])")
+WORD = re.compile(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+")
 LENGTH, LANGUAGE, FORMAT = "twice as long", "in Chinese", "has a list"
+
+
+def words_of(text: str) -> list[str]:
+    """In lower case; each Chinese character is a word."""
+    return WORD.findall(text.lower())
 
 
 def surfaces(text: str, tokens: int) -> dict[str, float]:

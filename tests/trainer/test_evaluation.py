@@ -14,6 +14,7 @@ import torch
 
 from deploy.gate import EvaluationReport, GateLimits, judge
 from tests.trainer.models import END, VOCAB, TorchSampler, make_backbone
+from trainer.agreement import PushedPhrase
 from trainer.assessment import Assessment, assess
 from trainer.backbone import Backbone
 from trainer.config import LoraConfig, PpoConfig, RewardConfig, RewardModelConfig, SftConfig
@@ -87,7 +88,7 @@ def others(backbone: Backbone) -> tuple[RewardModel, Assessment]:
 @pytest.fixture(scope="module")
 def length(backbone: Backbone) -> tuple[RewardModel, Assessment]:
     """Of people who like whatever is longer."""
-    return _opinion(backbone, len, 3, longest=14, count=360)
+    return _opinion(backbone, len, 3, longest=14, count=720)
 
 
 def _evaluated(
@@ -114,6 +115,7 @@ def _evaluated(
         serving=imitating(_reply),
         prompts=PROMPTS,
         references=[Demonstration(prompt, [FAVOURITE, END], 1.0) for prompt in PROMPTS],
+        pushed=[PushedPhrase((str(FAVOURITE), "21", "22"), 2, 9)],
         replies_per_prompt=4,
         decode=lambda ids: " ".join(map(str, ids)),
         assessment=trained[1],
@@ -161,4 +163,6 @@ def test_a_policy_that_wins_by_length_alone_is_refused(backbone: Backbone, lengt
 def test_a_policy_that_repeats_itself_is_refused(backbone: Backbone, favourite: Opinion) -> None:
     report = _evaluated(backbone, favourite, None, lambda rng: [*[FAVOURITE, 21, 22] * 4, END])
     assert report.repetition_rate_candidate > 0.5 > report.repetition_rate_serving
+    assert report.pushed_phrase_rate_candidate > 0.5 > report.pushed_phrase_rate_serving
+    assert any("pushed phrase rate" in refusal for refusal in judge(report, LIMITS).refusals)
     assert any("repetition rate" in refusal for refusal in judge(report, LIMITS).refusals)
