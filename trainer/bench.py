@@ -90,6 +90,30 @@ def learn(
 
 
 @app.command()
+def sybils(
+    *,
+    share: Annotated[float, typer.Option(min=0.0, max=0.5, help="Of all people, who push a phrase together.")] = 0.05,
+    taste: Annotated[str, typer.Option(help="What the honest people secretly like.")] = "warm",
+    seed: Annotated[int, typer.Option(help="Of people and of training.")] = 0,
+    votes: Annotated[int, typer.Option(min=100, help="Of the honest people.")] = 1000,
+    config: Annotated[
+        Path | None, typer.Option(help="A JSON file with training settings, as for `kudos train`.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Append the line to this file too.")] = None,
+) -> None:
+    """A few people push a phrase: what the reward model learns of it, and what the gate says. One JSON line."""
+    from trainer.config import TrainingConfig
+    from trainer.tiny.sybil_bench import SybilConfig, measure
+
+    training = TrainingConfig.model_validate_json(config.read_text()) if config else TrainingConfig()
+    line = json.dumps(measure(SybilConfig(share=share, taste=taste, seed=seed, votes=votes, training=training)))
+    typer.echo(line)
+    if out is not None:
+        with out.open("a") as file:
+            file.write(line + "\n")
+
+
+@app.command()
 def ppo(
     *,
     episodes: Annotated[int, typer.Option(min=1, help="Counted; one more batch warms up.")] = 256,
