@@ -344,7 +344,8 @@ class Ppo:
                     importance_BR=importance_BR[replies, :steps],
                     count=count,
                 )
-                loss = policy.loss
+                # Backwards before the critic's pass: what the policy's pass keeps is then free again.
+                policy.loss.backward()  # type: ignore[no-untyped-call]
                 if critic is not None:
                     missed = value_loss(
                         critic.values(experience.critic_NH[critic.kept(part)], piece, critic_weights),
@@ -354,9 +355,8 @@ class Ppo:
                         clip=config.value_clip,
                         count=count,
                     )
-                    loss = loss + config.value_coefficient * missed
+                    (config.value_coefficient * missed).backward()
                     critic_loss += missed.item()
-                loss.backward()  # type: ignore[no-untyped-call]
                 clip_fraction += policy.clip_fraction.item()
                 approx_kl += policy.approx_kl.item()
                 ratio_max = max(ratio_max, policy.ratio_max.item())
