@@ -355,7 +355,7 @@ class Ppo:
                         clip=config.value_clip,
                         count=count,
                     )
-                    (config.value_coefficient * missed).backward()
+                    (config.value_coefficient * missed).backward()  # type: ignore[no-untyped-call]
                     critic_loss += missed.item()
                 clip_fraction += policy.clip_fraction.item()
                 approx_kl += policy.approx_kl.item()
