@@ -102,13 +102,13 @@ class PpoConfig(Frozen):
     method: Literal["lora", "full"] = "lora"
     """full: every weight of policy and critic learns, and a whole checkpoint is published."""
 
-    adapted_share: float = Field(1.0, gt=0, le=1)
+    adapted_share: float = Field(0.4, gt=0, le=1)
     """Share of the layers, from the top, that carry the policy's adapters. What the layers below give does not change,
     so it is computed once a rollout and not once an epoch."""
 
-    critic: Literal["adapter", "head"] = "adapter"
-    """What of the critic learns: an adapter like the reward model's and its head, or the head alone, on hidden states
-    that are computed once a rollout."""
+    critic: Literal["head", "adapter"] = "head"
+    """What of the critic learns: its value head alone, on the reward model's hidden states, which are computed once a
+    rollout; or an adapter like the reward model's too."""
 
     replies_per_prompt: int = Field(1, ge=1)
     """In one iteration. rloo needs two or more."""
@@ -123,7 +123,7 @@ class PpoConfig(Frozen):
     temperature: float = Field(0.7, gt=0)
     """Of the rollouts; the same as the server's default, so that training sees what users see."""
 
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(2e-3, gt=0)
     critic_learning_rate: float = Field(2e-3, gt=0)
     adam_eps: float = 1e-5
     max_grad_norm: float = Field(1.0, gt=0)
