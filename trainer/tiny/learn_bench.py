@@ -235,15 +235,18 @@ class Bench:
         asked = prompts(900_000 + 100 * self.config.seed + number, JUDGED_PROMPTS)
         new, old = self.answer(version, asked, 1), self.answer(self.first, asked, 2)
         worth = {"left": 1.0, "tie": 0.5, "right": 0.0}
-        wins, fits, meets = [], [], []
+        wins, fits, meets, right = [], [], [], []
         for prompt, ours, theirs in zip(asked, new, old, strict=True):
             wins.append(worth[true_preference(self.config.taste, prompt.messages, ours.text, theirs.text)])
             verdict = judge(prompt.messages, ours.text)
             fits.append(verdict.well_formed and verdict.fits)
             meets.append(satisfies(self.config.taste, verdict))
+            if verdict.right is not None:
+                right.append(verdict.right)
         return {
             "win_rate": [round(value, 4) for value in mean_interval(wins)],
             "fits": round(float(np.mean(fits)), 4),
+            "right": round(float(np.mean(right)), 4),  # of the answers that can be wrong
             "meets_taste": round(float(np.mean(meets)), 4),
             "tokens": round(float(np.mean([len(each.rollout.reply) for each in new])), 2),
         }
