@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +16,49 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.trainer.kill_worker import CHANGES, train
+from tests.trainer.kill_worker import CHANGES
 
 KILLS = 20
 ITERATIONS = CHANGES["iterations"]
 
 
-@pytest.fixture(scope="module")
-def context() -> Any:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.trainer.kill_worker"])  # else each start imports torch anew
-    return context
+class Trainings:
+    """The process that forks a training for each folder."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "tests.trainer.kill_worker"]
+        root = Path(__file__).parents[2]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root)
+
+    def start(self, folder: Path) -> int:
+        """The child's process id."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{folder}\n")
+        self.process.stdin.flush()
+        what, number = self.hear()
+        assert what == "pid"
+        return number
+
+    def hear(self) -> tuple[str, int]:
+        assert self.process.stdout is not None
+        what, number = self.process.stdout.readline().split()
+        return what, int(number)
+
+    def end(self) -> int:
+        """Waits for the child; its exit status."""
+        while True:
+            what, number = self.hear()
+            if what == "ended":
+                return number
 
 
-def started(context: Any, folder: Path) -> tuple[ForkServerProcess, Connection]:
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=train, args=(folder, there), daemon=True)
-    process.start()
-    there.close()
-    return process, here
+@pytest.fixture
+def trainings() -> Iterator[Trainings]:
+    found = Trainings()
+    yield found
+    assert found.process.stdin is not None
+    found.process.stdin.close()
+    assert found.process.wait(30) == 0
 
 
 def leaves(state: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -49,31 +73,29 @@ def leaves(state: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_it_ends_bit_for_bit_where_an_unbroken_run_does(context: Any, tmp_path: Path) -> None:
+def test_killed_twenty_times_it_ends_bit_for_bit_where_an_unbroken_run_does(
+    trainings: Trainings, tmp_path: Path
+) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    process, steps = started(context, whole)
-    assert steps.recv() == 1
+    trainings.start(whole)
+    assert trainings.hear() == ("step", 1)
     begin = time.monotonic()
-    process.join(120)
-    assert process.exitcode == 0
+    assert trainings.end() == 0
     step_seconds = (time.monotonic() - begin) / (ITERATIONS - 1)
 
     rng = random.Random(0)
-    kills = reached = 0
-    while kills < KILLS:
-        process, steps = started(context, broken)
+    reached = 0
+    for _ in range(KILLS):
+        pid = trainings.start(broken)
         for _ in range(rng.randint(0, 3)):
-            reached = steps.recv()
+            what, reached = trainings.hear()
+            assert what == "step"
         time.sleep(rng.random() * step_seconds)  # in the middle of a step, or of writing its state
-        assert process.exitcode is None, "it must still have been at work"
-        process.kill()
-        process.join(30)
-        assert process.exitcode == -signal.SIGKILL
-        kills += 1
+        os.kill(pid, signal.SIGKILL)
+        assert trainings.end() == -signal.SIGKILL, "it must still have been at work"
     assert 5 < reached < ITERATIONS
-    process, _ = started(context, broken)
-    process.join(120)
-    assert process.exitcode == 0
+    trainings.start(broken)
+    assert trainings.end() == 0
 
     expected = dict(leaves(torch.load(whole / "final.pt", weights_only=True)))
     found = dict(leaves(torch.load(broken / "final.pt", weights_only=True)))
