@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from trainer.backbone import FROZEN, Weights
@@ -55,6 +56,12 @@ class Critic(nn.Module, ABC):
         """(B, R): V_t, read where token t is predicted from. weights: its merged weights, where the caller has them."""
         states_CH = self.states(frozen, batch, self.merged() if weights is None else weights)
         return readout(states_CH, batch, self.head)[:, :-1] + self.shift
+
+    @torch.no_grad()
+    def rescale(self, scale: float, shift: float) -> None:
+        """V becomes scale · V + shift."""
+        self.head.mul_(scale)
+        self.shift.mul_(scale).add_(shift)
 
 
 class HeadCritic(Critic):

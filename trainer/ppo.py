@@ -165,6 +165,8 @@ class Ppo:
             )
 
         # 4. Rewards and advantages.
+        if self.iteration == 0:
+            self._calibrate_critic(experience)
         advantages_BR, returns_BR = self._advantages(experience)
         importance_BR = importance_weights(
             experience.logprobs_BR, experience.sampler_BR, mask_BR, config.importance_cap
@@ -312,11 +314,37 @@ class Ppo:
             rewards_B = experience.reward.total_B - self.kl_coefficient * experience.kl_nats_B
             advantages_B = leave_one_out(rewards_B, config.replies_per_prompt)
             return advantages_B[:, None] * mask_BR, torch.zeros_like(experience.values_BR)
-        rewards_BR = token_rewards(
-            experience.reward.total_B, experience.logprobs_BR, experience.reference_BR, mask_BR, self.kl_coefficient
-        )
+        rewards_BR = self._token_rewards(experience)
         advantages_BR, returns_BR = gae(rewards_BR, experience.values_BR, mask_BR, config.gamma, config.lam)
         return whiten(advantages_BR, mask_BR), returns_BR
+
+    def _token_rewards(self, experience: Experience) -> Tensor:
+        return token_rewards(
+            experience.reward.total_B,
+            experience.logprobs_BR,
+            experience.reference_BR,
+            experience.mask_BR,
+            self.kl_coefficient,
+        )
+
+    @torch.no_grad()
+    def _calibrate_critic(self, experience: Experience) -> None:
+        """Scale and shift the critic so that its values fit what the first rollout came to, by least squares.
+
+        The reward model was fitted to whole replies; of their beginnings, on which the critic has to guess, its scores
+        are far too sure. Two numbers for thousands of tokens cannot overfit.
+        """
+        if self.critic is None:
+            return
+        mask_BR = experience.mask_BR
+        nothing_BR = torch.zeros_like(experience.values_BR)
+        came_to_BR, _ = gae(self._token_rewards(experience), nothing_BR, mask_BR, self.config.gamma, lam=1.0)
+        guessed, came_to = experience.values_BR[mask_BR], came_to_BR[mask_BR]
+        off = guessed - guessed.mean()
+        scale = float(((off * came_to).sum() / off.square().sum().clamp_min(1e-8)).clamp(0.0, 1.0))
+        shift = float(came_to.mean() - scale * guessed.mean())
+        self.critic.rescale(scale, shift)
+        experience.values_BR.mul_(scale).add_(shift)
 
     def _update(
         self, experience: Experience, advantages_BR: Tensor, returns_BR: Tensor, importance_BR: Tensor, rows: Tensor

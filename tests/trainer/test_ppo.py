@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -46,13 +47,19 @@ SECONDS = {"rollout_seconds", "score_seconds", "update_seconds", "tokens_per_sec
 
 
 def make_ppo(
-    backbone: Backbone, *, sampler: TorchSampler | None = None, reward: RewardConfig | None = None, **changes: Any
+    backbone: Backbone,
+    *,
+    sampler: TorchSampler | None = None,
+    reward: RewardConfig | None = None,
+    reward_model: RewardModel | None = None,
+    **changes: Any,
 ) -> Ppo:
-    members = RewardModelConfig(members=2, adapted_share=0.5, lora=LORA)
-    reward_model = RewardModel(backbone, members, seed=5)
-    with torch.no_grad():
-        for member in reward_model.members:
-            member.head.zero_()  # type: ignore[union-attr, operator]
+    if reward_model is None:
+        members = RewardModelConfig(members=2, adapted_share=0.5, lora=LORA)
+        reward_model = RewardModel(backbone, members, seed=5)
+        with torch.no_grad():
+            for member in reward_model.members:
+                member.head.zero_()  # type: ignore[union-attr, operator]
     first = backbone.first_of(changes.get("adapted_share", 1.0))
     full = changes.get("method") == "full"
     return Ppo(
@@ -203,6 +210,31 @@ class OneToken(TorchSampler):
 
     def sample(self, prompts: Sequence[Sequence[int]], **how: Any) -> list[Rollout]:
         return [Rollout(r.prompt, r.reply, r.logprobs, True) for r in super().sample(prompts, **how)]
+
+
+@pytest.mark.parametrize("critic", ["head", "adapter"])
+def test_before_the_first_update_the_critic_is_fitted_to_what_the_rollout_came_to(
+    backbone: Backbone, critic: str
+) -> None:
+    ppo = make_ppo(backbone, critic=critic, kl_coefficient=0.0, gamma=1.0, iterations=2)
+    with torch.no_grad():
+        for member in ppo.reward_model.members:
+            member.head.normal_(0, 3.0, generator=torch.Generator().manual_seed(0))  # type: ignore[operator, union-attr]
+    ppo = make_ppo(backbone, critic=critic, kl_coefficient=0.0, gamma=1.0, iterations=2, reward_model=ppo.reward_model)
+    with torch.no_grad():
+        ppo.sampler.update(backbone, ppo.policy.merged())
+    experience = ppo.appraise(ppo.sampler.sample(PROMPTS, max_tokens=6, temperature=ppo.config.temperature, seed=0))
+    mask, scores = experience.mask_BR, experience.reward.total_B
+    came_to = scores[:, None].expand_as(mask)[mask]  # without a KL term and with γ = 1 a reply's score, at each token
+    guessed = experience.values_BR[mask].clone()
+    slope = min(max(float(np.polyfit(guessed.numpy(), came_to.numpy(), 1)[0]), 0.0), 1.0)
+    ppo._calibrate_critic(experience)
+    expected = slope * guessed + (came_to.mean() - slope * guessed.mean())
+    torch.testing.assert_close(experience.values_BR[mask], expected.float(), rtol=1e-3, atol=1e-3)
+    assert (experience.values_BR[mask] - came_to).var() <= came_to.var() * 1.001 < (guessed - came_to).var()
+    assert ppo.critic is not None
+    rollouts = ppo.sampler.sample(PROMPTS, max_tokens=6, temperature=ppo.config.temperature, seed=0)
+    torch.testing.assert_close(ppo.appraise(rollouts).values_BR[mask], expected.float(), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("epochs", "minibatches"), [(1, 1), (2, 2), (3, 4)])
