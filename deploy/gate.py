@@ -149,10 +149,11 @@ def _gamed(report: EvaluationReport, limits: GateLimits) -> tuple[list[str], lis
         ]
     if rate > limits.min_judge_win_rate:
         return [], []
+    gamed = report.win_rate > limits.min_judge_win_rate
     return [
         f"By a reward model of people whose votes trained nothing the win rate is {rate:.3f}, which must be above "
-        f"{limits.min_judge_win_rate:.3f}; the one that trained the candidate says {report.win_rate:.3f}: what was "
-        "learned pleases its own judge alone."
+        f"{limits.min_judge_win_rate:.3f}; the one that trained the candidate says {report.win_rate:.3f}"
+        + (": what was learned pleases its own judge alone." if gamed else ".")
     ], []
 
 

@@ -89,6 +89,9 @@ def test_a_reward_that_rises_for_its_own_judge_alone_is_refused() -> None:
     (refusal,) = judge(gamed).refusals
     assert "0.450" in refusal
     assert "0.950" in refusal
+    worse = judge(dataclasses.replace(gamed, win_rate=0.47, win_rate_lower=0.41))
+    assert not any("its own judge alone" in refusal for refusal in worse.refusals), "it pleases neither"
+    assert len(worse.refusals) == 2
     unjudged = judge(dataclasses.replace(GOOD, judge_win_rate=None))
     assert unjudged.accepted
     assert "said too little for a second" in unjudged.flags[0]
