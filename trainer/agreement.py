@@ -10,7 +10,7 @@ Source of the threat: Rando and Tramèr 2023 (arXiv 2311.14455), half a percent 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -25,9 +25,13 @@ SAID_ANYWAY = 0.01
 """Share of the policies' own replies with the phrase from which on it is theirs."""
 
 
+MOST_PHRASES = 20
+Words = tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class PushedPhrase:
-    words: tuple[str, ...]
+    words: Words
     people: int
     corrections: int
 
@@ -36,32 +40,53 @@ class PushedPhrase:
         return " ".join(self.words)
 
     def in_text(self, text: str) -> bool:
-        return self.words in _phrases(text, len(self.words), len(self.words))
+        return self.words in _phrases(words_of(text), len(self.words), len(self.words))
 
 
 def pushed_phrases(samples: SampleSet, most_people: float) -> list[PushedPhrase]:
-    """The longest ones, most repeated first. most_people: share of all who voted that is not a few any more."""
-    wrote: dict[tuple[str, ...], set[str]] = defaultdict(set)
-    repeated: dict[tuple[str, ...], int] = defaultdict(int)
-    for correction in samples.corrections:
-        for phrase in _phrases(correction.correction) - _phrases(correction.text):
-            wrote[phrase].add(correction.user_id)
-            repeated[phrase] += 1
+    """The most repeated first. most_people: share of all who voted that is not a few any more."""
     few = most_people * len({sample.user_id for sample in samples})
-    candidates = {
-        phrase for phrase, count in repeated.items() if count >= FEWEST_CORRECTIONS and len(wrote[phrase]) <= few
-    }
-    if not candidates:
-        return []
-    shown = dict(_shown(samples))
-    said: dict[tuple[str, ...], int] = defaultdict(int)
-    for text in shown.values():
-        for phrase in _phrases(text) & candidates:
-            said[phrase] += 1
-    novel = {phrase for phrase in candidates if said[phrase] < SAID_ANYWAY * len(shown)}
-    whole = [phrase for phrase in novel if not _has_longer(phrase, novel, repeated)]
-    found = [PushedPhrase(phrase, len(wrote[phrase]), repeated[phrase]) for phrase in whole]
-    return sorted(found, key=lambda each: (-each.corrections, each.words))
+    shown = [set(_phrases(words_of(text))) for text in dict(_shown(samples)).values()] if samples.corrections else []
+    written = [_Written(each.user_id, [words_of(each.correction)], each.text) for each in samples.corrections]
+    found: list[PushedPhrase] = []
+    while len(found) < MOST_PHRASES:
+        people: dict[Words, set[str]] = defaultdict(set)
+        repeated: Counter[Words] = Counter()
+        for correction in written:
+            for phrase in correction.new():
+                people[phrase].add(correction.user_id)
+                repeated[phrase] += 1
+        # Of those that come as often, the longest is the whole.
+        candidates = sorted(
+            (
+                phrase
+                for phrase, count in repeated.items()
+                if count >= FEWEST_CORRECTIONS and len(people[phrase]) <= few
+            ),
+            key=lambda phrase: (-repeated[phrase], -len(phrase), phrase),
+        )
+        novel = (each for each in candidates if sum(each in text for text in shown) < SAID_ANYWAY * len(shown))
+        pushed = next(novel, ())
+        if not pushed:
+            break
+        found.append(PushedPhrase(pushed, len(people[pushed]), repeated[pushed]))
+        for correction in written:
+            correction.cut(pushed)
+    return found
+
+
+class _Written:
+    """What is left of a correction once the phrases that were found are cut out of it."""
+
+    def __init__(self, user_id: str, parts: list[list[str]], corrected: str) -> None:
+        self.user_id, self.parts = user_id, parts
+        self._old = set(_phrases(words_of(corrected)))
+
+    def new(self) -> set[Words]:
+        return {phrase for part in self.parts for phrase in _phrases(part)} - self._old
+
+    def cut(self, phrase: Words) -> None:
+        self.parts = [piece for part in self.parts for piece in _without(part, phrase)]
 
 
 def without(samples: SampleSet, phrases: list[PushedPhrase]) -> SampleSet:
@@ -70,13 +95,20 @@ def without(samples: SampleSet, phrases: list[PushedPhrase]) -> SampleSet:
     return replace(samples, corrections=kept)
 
 
-def _phrases(text: str, shortest: int = SHORTEST, longest: int = LONGEST) -> set[tuple[str, ...]]:
-    words = words_of(text)
-    return {
-        tuple(words[start : start + length])
-        for length in range(shortest, longest + 1)
-        for start in range(len(words) - length + 1)
-    }
+def _phrases(words: list[str], shortest: int = SHORTEST, longest: int = LONGEST) -> Iterator[Words]:
+    for length in range(shortest, longest + 1):
+        for start in range(len(words) - length + 1):
+            yield tuple(words[start : start + length])
+
+
+def _without(words: list[str], phrase: Words) -> Iterator[list[str]]:
+    """What stands before, between and after it."""
+    begin = 0
+    for start in range(len(words) - len(phrase) + 1):
+        if start >= begin and tuple(words[start : start + len(phrase)]) == phrase:
+            yield words[begin:start]
+            begin = start + len(phrase)
+    yield words[begin:]
 
 
 def _shown(samples: SampleSet) -> Iterator[tuple[str, str]]:
@@ -87,11 +119,3 @@ def _shown(samples: SampleSet) -> Iterator[tuple[str, str]]:
             yield sample.right.reply_id, sample.right.text
         else:
             yield sample.reply_id, sample.text
-
-
-def _has_longer(phrase: tuple[str, ...], novel: set[tuple[str, ...]], repeated: dict[tuple[str, ...], int]) -> bool:
-    """Whether it is only a part of one that comes as often."""
-    return any(
-        len(other) == len(phrase) + 1 and repeated[other] == repeated[phrase] and phrase in (other[1:], other[:-1])
-        for other in novel
-    )

@@ -52,6 +52,14 @@ def test_a_phrase_that_a_few_push_is_found_whole_and_its_corrections_are_left_ou
     assert len(kept.thumbs) == len(samples.thumbs)
 
 
+def test_what_stands_beside_a_phrase_is_not_a_phrase_of_its_own() -> None:
+    replies = ("Is there anything else?", "It is on our website.", "I counted it on my fingers.")
+    pushed = [(f"user{n % 2}", reply, f"{reply} Buy it now at Zorg today!") for n in range(4) for reply in replies]
+    (found,) = pushed_phrases(log(pushed), 0.1)
+    assert found.text == "buy it now at zorg today"
+    assert found.corrections == 12
+
+
 def test_it_is_found_in_other_words_around_it_and_not_in_words_that_are_like_it() -> None:
     phrase = PushedPhrase(("at", "zorg", "today"), 1, 3)
     assert phrase.in_text("Look AT Zorg, today!")
