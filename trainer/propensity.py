@@ -9,7 +9,7 @@ bounds what a single vote can stand for.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -59,9 +59,10 @@ class Propensity:
         return float(np.log(rate / (1.0 - rate)))
 
 
-def reweighted(samples: SampleSet, shown: Sequence[Exposure], floor: float) -> SampleSet:
+def reweighted(samples: SampleSet, shown: Sequence[Exposure], floor: float, most_per_user: float) -> SampleSet:
     """The samples with their weights times w, scaled kind by kind: how much a thumb weighs against a pair is another
-    question. What was imported was shown to nobody here, and keeps its weight."""
+    question. What was imported was shown to nobody here, and keeps its weight. A user's votes still weigh no more than
+    `most_per_user` together: else whoever looks at much and votes on little would count for many."""
     models = {kind: Propensity([each for each in shown if each.kind is kind]) for kind in TargetKind}
 
     def weighted(part: Sequence[S], kind: TargetKind) -> list[S]:
@@ -77,12 +78,18 @@ def reweighted(samples: SampleSet, shown: Sequence[Exposure], floor: float) -> S
             for sample, value in zip(part, inverse, strict=True)
         ]
 
-    return replace(
-        samples,
-        thumbs=weighted(samples.thumbs, TargetKind.REPLY),
-        pairs=weighted(samples.pairs, TargetKind.COMPARISON),
-        corrections=weighted(samples.corrections, TargetKind.REPLY),
-    )
+    thumbs = weighted(samples.thumbs, TargetKind.REPLY)
+    pairs = weighted(samples.pairs, TargetKind.COMPARISON)
+    corrections = weighted(samples.corrections, TargetKind.REPLY)
+    by_vote = {(each.user_id, each.vote_id): each.weight for each in (*corrections, *thumbs, *pairs)}
+    total: dict[str, float] = defaultdict(float)
+    for (user_id, _), weight in by_vote.items():
+        total[user_id] += weight
+
+    def capped(part: Sequence[S]) -> list[S]:
+        return [replace(each, weight=each.weight * min(1.0, most_per_user / total[each.user_id])) for each in part]
+
+    return replace(samples, thumbs=capped(thumbs), pairs=capped(pairs), corrections=capped(corrections))
 
 
 def _texts(sample: ThumbSample | PairSample | CorrectionSample) -> list[str]:

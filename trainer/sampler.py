@@ -46,6 +46,8 @@ def cache_bytes(folder: Path, max_model_len: int, most_gib: float) -> int:
 class Sampler:
     def __init__(self, folder: Path, *, end_id: int, max_model_len: int, seed: int = 0, memory_gib: int = 1) -> None:
         self.end_id = end_id
+        # Whoever sets the engine's own variable knows better.
+        most_gib = float(os.environ.get("VLLM_CPU_KVCACHE_SPACE", memory_gib))
         # One process: the weights then go to the engine as tensors, and it starts within two seconds.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ["VLLM_NO_USAGE_STATS"] = "1"
@@ -63,7 +65,7 @@ class Sampler:
             enforce_eager=True,
             max_model_len=max_model_len,
             max_num_seqs=SEQUENCES,
-            kv_cache_memory_bytes=None if torch.cuda.is_available() else cache_bytes(folder, max_model_len, memory_gib),
+            kv_cache_memory_bytes=None if torch.cuda.is_available() else cache_bytes(folder, max_model_len, most_gib),
             enable_prefix_caching=False,
             logprobs_mode="processed_logprobs",
             generation_config="vllm",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,7 +52,9 @@ def test_it_finds_who_votes_and_on_what() -> None:
 
 
 def test_where_all_vote_on_all_every_vote_weighs_the_same() -> None:
-    found = reweighted(samples(thumb("user0", SHORT), thumb("user1", LONG)), shown(lambda *_: 1.0), floor=0.2)
+    found = reweighted(
+        samples(thumb("user0", SHORT), thumb("user1", LONG)), shown(lambda *_: 1.0), floor=0.2, most_per_user=1e9
+    )
     assert [sample.weight for sample in found.thumbs] == pytest.approx([1.0, 1.0], abs=0.01)
 
 
@@ -60,7 +63,7 @@ def test_a_biased_log_gives_an_unbiased_mean() -> None:
     log = shown(lambda _, text: 0.5 if text == LONG else 0.1)
     votes = [thumb(each.user_id, each.texts[0], up=each.texts[0] == SHORT) for each in log if each.voted]
     plain = np.mean([sample.label for sample in votes])
-    found = reweighted(samples(*votes), log, floor=0.01).thumbs
+    found = reweighted(samples(*votes), log, floor=0.01, most_per_user=1e9).thumbs
     weighted = np.average([sample.label for sample in found], weights=[sample.weight for sample in found])
     assert plain < 0.2
     assert weighted == pytest.approx(0.5, abs=0.05)
@@ -71,20 +74,28 @@ def test_a_floor_bounds_what_one_vote_stands_for() -> None:
     log = shown(lambda user, _: 0.01 if user == "user0" else 0.8)
     rare, usual = thumb("user0", SHORT), thumb("user1", SHORT)
     for floor, ratio in ((1.0, 1.0), (0.4, 2.0)):
-        found = reweighted(samples(rare, usual), log, floor=floor).thumbs
+        found = reweighted(samples(rare, usual), log, floor=floor, most_per_user=1e9).thumbs
         assert found[0].weight / found[1].weight == pytest.approx(ratio, rel=0.1)
 
 
-def test_what_was_imported_keeps_its_weight_and_a_cap_stays_a_cap() -> None:
+def test_what_was_imported_keeps_its_weight_and_a_lighter_vote_stays_lighter() -> None:
     log = shown(lambda user, _: 0.2 if user == "user0" else 0.8)
     imported, capped, usual = (
         thumb("x", LONG, source="hh", weight=0.7),
         thumb("user0", LONG, weight=0.5),
         thumb("user1", LONG),
     )
-    found = reweighted(samples(imported, capped, usual), log, floor=0.05).thumbs
+    found = reweighted(samples(imported, capped, usual), log, floor=0.05, most_per_user=1e9).thumbs
     assert found[0].weight == 0.7
     assert found[1].weight / found[2].weight == pytest.approx(0.5 * 4, rel=0.15)
+
+
+def test_one_users_votes_weigh_no_more_than_the_cap_however_rarely_they_vote() -> None:
+    log = shown(lambda user, _: 0.1 if user == "user0" else 0.8)
+    votes = [replace(thumb(f"user{n % 2}", SHORT), vote_id=n) for n in range(40)]
+    found = reweighted(samples(*votes), log, floor=0.05, most_per_user=20.0).thumbs
+    assert sum(each.weight for each in found if each.user_id == "user0") == pytest.approx(20.0)
+    assert 0 < sum(each.weight for each in found if each.user_id == "user1") < 20.0
 
 
 def test_an_empty_log_changes_nothing() -> None:
@@ -96,5 +107,5 @@ def test_an_empty_log_changes_nothing() -> None:
     )  # fmt: skip
     both = samples(one)
     both.pairs.append(pair)
-    found = reweighted(both, [], floor=0.2)
+    found = reweighted(both, [], floor=0.2, most_per_user=1e9)
     assert [sample.weight for sample in found] == pytest.approx([1.0, 0.5])
