@@ -12,11 +12,13 @@ pytestmark = [pytest.mark.browser, pytest.mark.engine]
 
 WATCH_LENGTHS = """
 () => {
-  window.lengths = [];
-  new MutationObserver(() => {
+  const lengths = [];
+  const observer = new MutationObserver(() => {
     const text = document.querySelector(".answer-text")?.textContent ?? "";
-    if (text.length !== window.lengths.at(-1)) window.lengths.push(text.length);
-  }).observe(document.body, { childList: true, subtree: true, characterData: true });
+    if (text.length !== lengths.at(-1)) lengths.push(text.length);
+  });
+  observer.observe(document.body, { childList: true, subtree: true, characterData: true });
+  window.stopWatching = () => (observer.disconnect(), lengths);
 }
 """
 
@@ -34,18 +36,23 @@ STOP_SOON = """
 
 
 def test_chat_streams(page: Page, server: RunningServer, shot) -> None:
-    asks_for_long_answers(page, 120)
-    page.evaluate(WATCH_LENGTHS)
-    say(page, "How are you today?")
-    answer = answered(page)
-    reply = stored_reply(server.store, reply_id(answer))
-    assert reply.state == "complete"
-    assert reply.messages[-1] == {"role": "user", "content": "How are you today?"}
-    assert answer.locator(".answer-text").text_content() == reply.text != ""
-    lengths = page.evaluate("window.lengths")
-    growing = [length for length in lengths if 0 < length < len(reply.text)]
+    asks_for_long_answers(page, 1200)
+    for _ in range(8):
+        page.evaluate(WATCH_LENGTHS)
+        say(page, "How are you today?")
+        answer = answered(page)
+        reply = stored_reply(server.store, reply_id(answer))
+        assert reply.state == "complete"
+        assert reply.messages[-1] == {"role": "user", "content": "How are you today?"}
+        assert answer.locator(".answer-text").text_content() == reply.text != ""
+        lengths = page.evaluate("window.stopWatching()")
+        growing = [length for length in lengths if 0 < length < len(reply.text)]
+        assert growing == sorted(growing)
+        if len(growing) >= 3:
+            break
+        page.click("#new-conversation")  # it ended by itself at once, or a busy machine drew it in one or two frames
+        expect(page.locator("#welcome")).to_be_visible()
     assert len(growing) >= 3, f"the text came at once: {lengths}"
-    assert growing == sorted(growing)
     shot(page, "chat-desktop-light")
 
 
