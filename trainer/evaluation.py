@@ -24,10 +24,9 @@ from trainer.examples import Demonstration
 from trainer.intervals import mean_interval
 from trainer.logprobs import score_logprobs
 from trainer.overlap import overlap
-from trainer.ppo import Samples
 from trainer.reward import repetition
 from trainer.reward_model import RewardModel
-from trainer.sampler import Rollout
+from trainer.sampler import Rollout, Samples
 
 REFUSAL = re.compile(
     r"\b(i (can(?:no|')t|am not able to|will not|won't) (help|answer|do|talk)|as an ai)\b"

@@ -14,8 +14,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,56 +26,13 @@ from trainer.batches import Batch, Row
 from trainer.config import PpoConfig, RewardConfig
 from trainer.critic import make_critic
 from trainer.errors import SamplerMismatch
+from trainer.iteration import Iteration
 from trainer.logprobs import reply_logprobs, reply_logprobs_and_entropy, score_logprobs
 from trainer.losses import adapt_kl_coefficient, importance_weights, policy_loss, value_loss
 from trainer.reward import Composer, Facts, Reward
 from trainer.reward_model import RewardModel
-from trainer.sampler import Rollout
+from trainer.sampler import Rollout, Samples
 from trainer.trainable import Trainable
-
-
-class Samples(Protocol):
-    """What the loop needs of a sampler; `trainer.sampler.Sampler` is one."""
-
-    def update(self, backbone: Backbone, weights: dict[str, Tensor]) -> None: ...
-
-    def sample(
-        self, prompts: Sequence[Sequence[int]], *, max_tokens: int, temperature: float, seed: int
-    ) -> list[Rollout]: ...
-
-
-@dataclass(frozen=True)
-class Iteration:
-    """What one iteration did; nats are per reply unless they say per token."""
-
-    iteration: int
-    episodes: int
-    reward: float
-    votes_reward: float
-    """The reward model's own mean score, before it is bent and before the other terms."""
-    uncertainty: float
-    kl_nats: float
-    kl_coefficient: float
-    entropy_nats_per_token: float
-    clip_fraction: float
-    approx_kl_per_token: float
-    ratio_max: float
-    value_loss: float
-    explained_variance: float
-    sampler_gap_nats: float
-    importance_mean: float
-    reply_tokens: float
-    ended: float
-    optimizer_steps: int
-    learning_rate: float
-    rollout_seconds: float
-    score_seconds: float
-    update_seconds: float
-    tokens_per_second: float
-    judge_reward: float | None
-    """By the second judge, where there is one."""
-    terms: dict[str, float]
-    """Of the composed reward, each with its weight: means over the replies."""
 
 
 @dataclass(frozen=True)
@@ -420,10 +377,3 @@ class Ppo:
         self.kl_coefficient = state["kl_coefficient"]
         self.iteration = state["iteration"]
         self.queue = list(state["queue"])
-
-
-def as_row(iteration: Iteration) -> dict[str, float]:
-    """Flat, for tables and curves, without what was not measured: a term of the reward is called `term/<name>`."""
-    row = asdict(iteration)
-    terms = {f"term/{name}": value for name, value in row.pop("terms").items()}
-    return {name: float(value) for name, value in (row | terms).items() if value is not None}

@@ -31,14 +31,15 @@ from trainer.errors import TooFewVotes
 from trainer.evaluation import Judges, evaluate
 from trainer.examples import Examples, to_examples
 from trainer.held_lease import HeldLease, held_lease
+from trainer.iteration import Iteration, as_row
 from trainer.lora import LoraAdapter
-from trainer.ppo import Iteration, Ppo, Samples, as_row
+from trainer.ppo import Ppo
 from trainer.progress import RunProgress
 from trainer.publication import publish_policy
 from trainer.records import RunRecords
 from trainer.report import explain, write_report
 from trainer.reward_model import RewardModel, fit
-from trainer.sampler import Sampler
+from trainer.sampler import Sampler, Samples
 from trainer.sft import SftEpoch, imitate
 from trainer.tokens import decode, load_tokenizer, readable_prompt
 from trainer.trainable import FullWeights, Trainable

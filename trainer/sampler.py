@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -26,6 +26,16 @@ class Rollout:
     reply: list[int]  # with its end token, if it ended
     logprobs: list[float]  # of the sampled tokens, at the sampling temperature
     ended: bool
+
+
+class Samples(Protocol):
+    """What the loop needs of a sampler."""
+
+    def update(self, backbone: Backbone, weights: dict[str, Tensor]) -> None: ...
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], *, max_tokens: int, temperature: float, seed: int
+    ) -> list[Rollout]: ...
 
 
 SEQUENCES = 256

@@ -20,7 +20,7 @@ ROWS = 64
 
 
 class TransformersSampler:
-    """`trainer.ppo.Samples`, as `trainer.sampler.Sampler` is."""
+    """`trainer.sampler.Samples`, as `trainer.sampler.Sampler` is."""
 
     def __init__(self, folder: Path, *, end_id: int, max_model_len: int, dtype: torch.dtype = torch.bfloat16) -> None:
         self.end_id, self.max_model_len = end_id, max_model_len

@@ -123,7 +123,7 @@ def all_logits(backbone: Backbone, rows: Sequence[Sequence[int]], weights: Weigh
 
 
 class TorchSampler:
-    """`trainer.ppo.Samples` by plain torch, in float32: exact and quick at these sizes. The real engine has its own
+    """`trainer.sampler.Samples` by plain torch, in float32: exact and quick at these sizes. The real engine has its own
     tests (test_sampler.py, test_run.py)."""
 
     def __init__(self, end_id: int = END) -> None:

@@ -18,9 +18,10 @@ from trainer.batches import Batch
 from trainer.checkpoint import RunFolder
 from trainer.config import LoraConfig, PpoConfig, RewardConfig, RewardModelConfig
 from trainer.errors import SamplerMismatch
+from trainer.iteration import Iteration, as_row
 from trainer.lora import LoraAdapter
 from trainer.losses import adapt_kl_coefficient
-from trainer.ppo import Iteration, Ppo, as_row
+from trainer.ppo import Ppo
 from trainer.reward_model import RewardModel
 from trainer.rules import Rules
 from trainer.sampler import Rollout

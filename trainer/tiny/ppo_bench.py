@@ -23,8 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.backbone import Backbone
 from trainer.config import PpoConfig, RewardConfig, RewardModelConfig
+from trainer.iteration import Iteration
 from trainer.lora import LoraAdapter
-from trainer.ppo import Iteration, Ppo
+from trainer.ppo import Ppo
 from trainer.reward_model import RewardModel
 from trainer.sampler import Rollout, Sampler
 from trainer.tiny.raters import prompts
