@@ -4,6 +4,7 @@ Safe to run from several processes at once: one migrates, the others wait and fi
 transaction on both databases, so that a crash leaves the old schema or the new one.
 """
 
+import time
 from pathlib import Path
 
 from alembic import command
@@ -12,11 +13,13 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-from feedback.errors import SchemaMismatch
+from feedback.errors import SchemaMismatch, StorageBusy
 from feedback.store import Store
 
 _ADVISORY_LOCK = 0x6B75646F73  # "kudos"
 _SCRIPTS = Path(__file__).parent / "migrations"
+WAIT_SECONDS = 60.0
+"""For another process that migrates."""
 
 
 def _config(connection: Connection | None = None) -> Config:
@@ -38,10 +41,19 @@ def current_revision(store: Store) -> str | None:
 
 
 def upgrade(store: Store) -> bool:
-    """Returns whether anything had to be done."""
+    """Returns whether anything had to be done. Raises StorageBusy where somebody else writes for WAIT_SECONDS."""
     head = head_revision()
-    if current_revision(store) == head:
-        return False
+    give_up_at = time.monotonic() + WAIT_SECONDS
+    while current_revision(store) != head:
+        try:
+            return _upgrade(store, head)
+        except StorageBusy:  # a migration may take longer than a writer waits for another
+            if time.monotonic() > give_up_at:
+                raise
+    return False
+
+
+def _upgrade(store: Store, head: str) -> bool:
     with store.transaction() as connection:
         if not store.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})

@@ -18,6 +18,7 @@ export class Sidebar {
     this.onOpen = onOpen;
     this.onDeleted = onDeleted;
     this.list = [];
+    this.loaded = false;
     this.current = null;
     this.renaming = null;
     this.box = $("history");
@@ -49,10 +50,15 @@ export class Sidebar {
 
   async refresh() {
     try {
-      this.list = (await api.conversations()).data;
+      const list = (await api.conversations()).data;
+      // What is the same is not drawn again: a click that falls between press and release would be lost.
+      if (this.loaded && JSON.stringify(list) === JSON.stringify(this.list)) return;
+      this.loaded = true;
+      this.list = list;
       this.#draw();
     } catch (error) {
       if (this.list.length) return; // the old list is better than none; the status line tells of the loss
+      this.loaded = false;
       this.box.replaceChildren(
         h("p", { class: "history-empty" }, h("span", { word: "history_failed" }), " ", errorText(error)),
         h("button", { class: "button", word: "retry", onclick: () => this.refresh() }),

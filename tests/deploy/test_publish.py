@@ -152,7 +152,7 @@ def test_two_publishers_at_once_do_not_sweep_each_other(base: Path, root: Path, 
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(240)
         assert process.exitcode == 0
     found = published_folders(root)
     assert [verify(folder, shapes(base)).number for folder in found] == list(range(30))

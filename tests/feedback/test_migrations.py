@@ -127,7 +127,7 @@ def test_processes_that_start_at_once_migrate_once(empty_settings: Settings) -> 
         assert child.stdin is not None
         child.stdin.write("go\n")
         child.stdin.flush()
-    results = [child.communicate(timeout=60) for child in children]
+    results = [child.communicate(timeout=240) for child in children]
     ended = [(child.returncode, out) for child, (out, _) in zip(children, results, strict=True)]
     assert ended == [(0, "open\n")] * 4, results
     assert check_database(empty_settings).problems == []

@@ -104,7 +104,7 @@ def test_which_urls_are_understood(tmp_path: Path) -> None:
 def _hold(path: str, ready: object, release: object) -> None:
     with WriterLock(Path(path)).held():
         ready.set()  # type: ignore[attr-defined]
-        release.wait(30)  # type: ignore[attr-defined]
+        release.wait(300)  # type: ignore[attr-defined]
 
 
 def test_the_writer_lock_holds_between_processes_and_goes_with_its_holder(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_the_writer_lock_holds_between_processes_and_goes_with_its_holder(tmp_pa
     path = tmp_path / "x.db-writer"
     child = spawn.Process(target=_hold, args=(str(path), ready, release))
     child.start()
-    assert ready.wait(30)
+    assert ready.wait(120)
     started = time.monotonic()
     with pytest.raises(StorageBusy, match="another process"), WriterLock(path, timeout_seconds=0.2).held():
         pass

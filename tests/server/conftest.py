@@ -93,7 +93,7 @@ def end(process: subprocess.Popen[bytes], grace_seconds: float = 60.0) -> int:
             process.wait(grace_seconds)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    return process.wait(10)
+    return process.wait(60)
 
 
 class RealServer:

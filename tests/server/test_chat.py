@@ -12,7 +12,7 @@ from feedback.packing import unpack_ids, unpack_logprobs
 from feedback.schema import Conversation, Reply, ReplyState
 from server.prompts import Prompts
 from server.settings import Settings
-from tests.server.conftest import Running, ask, events
+from tests.server.conftest import Running, ask, events, wait_for
 
 pytestmark = pytest.mark.engine
 
@@ -109,6 +109,7 @@ def test_a_reply_is_durable_and_votable_when_done_is_read(real: Running) -> None
                             f"{real.url}/v1/replies/{reply_id}/feedback",
                             json={"thumb": "up"},
                             headers=dict(client.headers),
+                            timeout=60,
                         )
                         assert vote.status_code == 200, vote.text
                         break
@@ -118,10 +119,11 @@ def test_a_reply_is_durable_and_votable_when_done_is_read(real: Running) -> None
 
 
 def test_a_length_limit_ends_a_reply(client: openai.OpenAI) -> None:
-    completion = client.chat.completions.create(model="kudos-tiny", messages=hello(), max_completion_tokens=3)
+    # One token: a short answer may end by itself after two.
+    completion = client.chat.completions.create(model="kudos-tiny", messages=hello(), max_completion_tokens=1)
     assert completion.choices[0].finish_reason == "length"
     assert completion.usage is not None
-    assert completion.usage.completion_tokens == 3
+    assert completion.usage.completion_tokens == 1
 
 
 def test_a_stop_string_is_not_shown(real: Running, client: openai.OpenAI) -> None:
@@ -154,7 +156,8 @@ def test_seeded_requests_with_long_prompts_do_not_kill_the_engine(real: Running)
     with real.client("long") as client:
         for seed in range(3):
             assert ask(client, text, seed=seed, max_tokens=4)["usage"]["prompt_tokens"] > 100
-    assert real.ready()
+    wait_for(real.ready, 60, "the server to be ready")
+    assert real.metric("kudos_engine_restarts_total") == 0
 
 
 def test_special_tokens_in_a_message_are_text(real: Running, prompts: Prompts) -> None:

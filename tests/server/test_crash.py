@@ -120,7 +120,7 @@ class Voter(threading.Thread):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_killed_two_hundred_times(forked: Callable[..., ForkedServer]) -> None:
     servers = [forked() for _ in range(SERVERS)]
     for server in servers:
@@ -134,15 +134,20 @@ def test_killed_two_hundred_times(forked: Callable[..., ForkedServer]) -> None:
     for voter in voters:
         voter.start()
     killed = [0] * SERVERS
+    give_up_at = time.monotonic() + 1800
+
+    def enough() -> bool:
+        return sum(len(voter.told.acknowledged) for voter in voters) > KILLS or time.monotonic() > give_up_at
+
     killers = [
-        threading.Thread(target=kill_often, args=(server, KILLS // SERVERS, number, killed))
+        threading.Thread(target=kill_often, args=(server, KILLS // SERVERS, number, killed, enough))
         for number, server in enumerate(servers)
     ]
     for killer in killers:
         killer.start()
     for killer in killers:
         killer.join()
-    assert sum(killed) == KILLS
+    assert sum(killed) >= KILLS
     stop.set()
     for voter in voters:
         voter.join(30)
@@ -153,18 +158,17 @@ def test_killed_two_hundred_times(forked: Callable[..., ForkedServer]) -> None:
     acknowledged = sum(len(voter.told.acknowledged) for voter in voters)
     interrupted = sum(count_state(server, "incomplete") for server in servers)
     refused = Counter(line for voter in voters for line in voter.told.refused)
-    print(
-        f"\n{KILLS} kills: {acknowledged} votes acknowledged, {interrupted} replies cut off, refused: {dict(refused)}"
-    )
+    print(f"\n{sum(killed)} kills: {acknowledged} votes acknowledged, {interrupted} replies cut off, {dict(refused)}")
     assert acknowledged > KILLS, "too few votes for the kills to have had a chance to lose one"
     assert interrupted > KILLS // 10, "the kills came too seldom in the middle of a reply"
     assert not refused, refused
 
 
-def kill_often(server: ForkedServer, kills: int, number: int, killed: list[int]) -> None:
+def kill_often(server: ForkedServer, kills: int, number: int, killed: list[int], enough: Callable[[], bool]) -> None:
+    """So many kills, and more where a busy machine let too few votes through; each further life may be longer."""
     draw = random.Random(number)
-    for _ in range(kills):
-        time.sleep(draw.random() * UPTIME_SECONDS)
+    while killed[number] < kills or not enough():
+        time.sleep(draw.random() * UPTIME_SECONDS * (1 + killed[number] // kills))
         server.kill()
         killed[number] += 1
         server.start()
@@ -221,6 +225,6 @@ def check_log(server: ForkedServer, told: list[Told]) -> None:
             "authorization": f"Bearer {(server.home / 'operator.key').read_text().strip()}",
             "x-kudos-user": user,
         }
-        with contextlib.closing(httpx.Client(base_url=server.url, headers=headers)) as client:
+        with contextlib.closing(httpx.Client(base_url=server.url, headers=headers, timeout=60)) as client:
             answer = client.put(f"/v1/replies/{cut_off}/feedback", json={"thumb": "up"})
             assert answer.status_code == 409, answer.text

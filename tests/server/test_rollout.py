@@ -5,7 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from sqlmodel import select
 
 from deploy.artifacts import Published
 from feedback.schema import Policy, PolicyKind, Reply
-from tests.server.conftest import RealServer, Running, ask, events, wait_for
+from tests.server.conftest import START_SECONDS, RealServer, Running, ask, events, wait_for
 from tests.server.policies import damage, publish
 
 pytestmark = pytest.mark.engine
@@ -282,24 +282,29 @@ def test_a_policy_that_the_gate_refused_does_not_start(replica: Running) -> None
     assert line["lineage"]["ancestors"][0].startswith("v0-")
 
 
+@pytest.mark.timeout(4 * START_SECONDS)
 def test_killed_in_mid_stream_and_started_again(tmp_path: Path) -> None:
     """The real engine's process goes with the server, and nothing of the half reply is voted on."""
     server = RealServer(tmp_path / "home")
     try:
         for _ in range(2):
             running = server.start()
-            body = {"messages": [{"role": "user", "content": "Go on"}], "temperature": 2.0, "stream": True}
-            with running.client() as client, client.stream("POST", "/v1/chat/completions", json=body) as response:
-                reply_id = next(events(response))["id"]
+            body = {"messages": [{"role": "user", "content": "Go on"}], "temperature": 2.0, "max_tokens": 900}
+            body |= {"frequency_penalty": -2.0, "stream": True}
+            with running.client() as client, ExitStack() as stack:
+                asked = [client.stream("POST", "/v1/chat/completions", json=body) for _ in range(8)]
+                streams = [stack.enter_context(each) for each in asked]
+                reply_ids = [next(events(stream))["id"] for stream in streams]
                 server.kill()
-            wait_for(lambda: engines_of(server) == [], 20, "the engine's process to go with the server")
+            wait_for(lambda: engines_of(server) == [], 60, "the engine's process to go with the server")
         running = server.start()
         with running.store.read() as session:
-            reply = session.get(Reply, reply_id)
-            assert reply is not None
-            assert reply.state == "incomplete"
+            states = {reply_id: session.get_one(Reply, reply_id).state for reply_id in reply_ids}
+        cut_off = [reply_id for reply_id, state in states.items() if state == "incomplete"]
+        assert cut_off, "all replies ended before the kill"
+        assert set(states.values()) <= {"incomplete", "complete"}
         with running.client() as client:
-            assert client.put(f"/v1/replies/{reply_id}/feedback", json={"thumb": "up"}).status_code == 409
+            assert client.put(f"/v1/replies/{cut_off[0]}/feedback", json={"thumb": "up"}).status_code == 409
             assert ask(client)["choices"][0]["message"]["content"]
     finally:
         server.end()

@@ -1,5 +1,6 @@
 """A reader that stops or goes away ends its generation in the engine, and what was shown is the reply."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -8,6 +9,7 @@ import httpx
 import pytest
 
 from feedback.packing import unpack_ids, unpack_logprobs
+from feedback.replies import storable
 from feedback.schema import Reply, ReplyState
 from server.prompts import Prompts
 from server.settings import Settings
@@ -63,11 +65,11 @@ def test_a_stopped_stream_ends_in_the_engine_and_keeps_its_text(real: Running) -
     before = aborted(real)
     reply, text = leave_early(real, "stopper", 20, lambda response: response.close())
     assert reply.state == ReplyState.STOPPED
-    assert reply.text.startswith(text)
+    assert reply.text.startswith(storable(text))
     assert len(text) > 0
     ids = unpack_ids(reply.token_ids)
     assert len(ids) == len(unpack_logprobs(reply.logprobs)) < LONG["max_tokens"]  # type: ignore[operator]
-    assert Prompts(Settings().model_folder()).decode(ids) == reply.text
+    assert storable(Prompts(Settings().model_folder()).decode(ids)) == reply.text
     assert aborted(real) == before + 1
     wait_for(lambda: idle(real), 60, "the engine to be idle")
     tokens = real.metric("vllm:generation_tokens_total")
@@ -102,7 +104,7 @@ def test_a_torn_connection_is_a_stop(real: Running) -> None:
 
     reply, text = leave_early(real, "torn", 10, tear)
     assert reply.state == ReplyState.STOPPED
-    assert reply.text.startswith(text)
+    assert reply.text.startswith(storable(text))
 
 
 def test_an_answer_that_nobody_waits_for_is_aborted(real: Running) -> None:
@@ -110,7 +112,7 @@ def test_an_answer_that_nobody_waits_for_is_aborted(real: Running) -> None:
     before = aborted(real)
     with real.client("impatient") as client:
         for _ in range(20):
-            with pytest.raises(httpx.ReadTimeout):
+            with contextlib.suppress(httpx.ReadTimeout):  # a short answer may come in time: then once more
                 client.post("/v1/chat/completions", json=LONG, timeout=httpx.Timeout(5.0, read=0.05))
             time.sleep(0.05)
             if aborted(real) > before:

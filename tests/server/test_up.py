@@ -55,16 +55,16 @@ def test_up_is_ready_restarts_its_trainer_and_ends_all(up: subprocess.Popen[str]
     line = up.stdout.readline()
     found = re.fullmatch(r"kudos is ready: (http://127\.0\.0\.1:\d+)\n", line)
     assert found, (line, up.stderr and up.stderr.read())
-    assert httpx.get(f"{found[1]}/health/ready").status_code == 200
-    assert "<title>kudos</title>" in httpx.get(found[1]).text
+    wait_for(lambda: httpx.get(f"{found[1]}/health/ready", timeout=60).status_code == 200, 60, "the server to be ready")
+    assert "<title>kudos</title>" in httpx.get(found[1], timeout=60).text
 
-    wait_for(lambda: "trainer" in children_of(up.pid), 30, "the trainer to be started")
+    wait_for(lambda: "trainer" in children_of(up.pid), 120, "the trainer to be started")
     children = children_of(up.pid)
     assert os.getpriority(os.PRIO_PROCESS, children["trainer"]) > os.getpriority(os.PRIO_PROCESS, children["serve"])
     os.kill(children["trainer"], signal.SIGKILL)
-    wait_for(lambda: children_of(up.pid).get("trainer") not in (None, children["trainer"]), 60, "another trainer")
+    wait_for(lambda: children_of(up.pid).get("trainer") not in (None, children["trainer"]), 120, "another trainer")
     children = children_of(up.pid)
-    assert httpx.get(f"{found[1]}/health/ready").status_code == 200
+    wait_for(lambda: httpx.get(f"{found[1]}/health/ready", timeout=60).status_code == 200, 60, "the server to be ready")
 
     up.send_signal(signal.SIGINT)
     assert up.wait(120) == 0

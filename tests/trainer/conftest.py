@@ -4,14 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import settings
 
 from tests.trainer.models import make_backbone
 from trainer.backbone import Backbone
-
-# A first call that loads torch's kernels, or a busy machine, is slow and not wrong.
-settings.register_profile("trainer", deadline=None)
-settings.load_profile("trainer")
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tests.trainer.test_ppo import make_ppo
 from trainer.checkpoint import RunFolder
 
 CHANGES: dict[str, Any] = {
-    "iterations": 40,
+    "iterations": 80,
     "kl_target_nats": 0.1,
     "batch_size": 6,
 }  # 6 of 16 prompts: the queue matters

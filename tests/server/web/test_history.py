@@ -66,6 +66,7 @@ def test_open_rename_delete(page: Page, server: RunningServer, shot) -> None:
     row = eventually(lambda: stored(server, first), lambda row: row.title == "关于<b>问候</b>")
     assert row.title == "关于<b>问候</b>"
     page.reload()
+    expect(page.locator(".user")).to_have_text("How much is the mug?")  # drawn and focused: nothing moves after this
     expect(item.locator(".history-open")).to_have_text("关于<b>问候</b>")
 
     page.locator(f'[data-conversation="{first}"]').hover()

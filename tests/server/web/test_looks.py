@@ -60,6 +60,7 @@ def test_phone(new_page: NewPage, shot, locale: str) -> None:
     assert panes[1]["y"] >= panes[0]["y"] + panes[0]["height"], "on a phone the panes stand below each other"
 
     page.locator("#sidebar-open").tap()
+    expect(page.locator("#sidebar-close")).to_be_focused()
     expect(page.locator("#history .history-item")).to_have_count(1)
     shot(page, f"phone-sidebar-{locale}")
     assert page.evaluate("document.getElementById('stage').inert")
