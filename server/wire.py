@@ -69,6 +69,10 @@ class ChatRequest(_Body):
     logit_bias: dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
 
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
     @field_validator("stop")
     @classmethod
     def _stops_are_short(cls, value: str | list[str] | None) -> str | list[str] | None:
@@ -152,6 +156,17 @@ class ChunkWriter:
         self._before = b"data: " + opening + b'{"content":'
         self._after = b'},"logprobs":null,"finish_reason":null}]}\n\n'
         self._opening = b"data: " + opening
+        self._begun = False
+
+    def chunk(self, text: str, finish_reason: str | None = None) -> bytes:
+        """The events for what the engine said: none for half a character, up to three for a reply of one token."""
+        written = b"" if self._begun else self.role()
+        self._begun = True
+        if text:
+            written += self.text(text)
+        if finish_reason is not None:
+            written += self.finish(finish_reason)
+        return written
 
     def role(self) -> bytes:
         return self._opening + b'{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]}\n\n'

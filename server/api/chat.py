@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import aclosing
 from typing import Any
 
-import orjson
 from fastapi import APIRouter, Request, Response
-from starlette.responses import JSONResponse
-from starlette.types import Receive, Send
-from starlette.types import Scope as AsgiScope
 
-from feedback.errors import FeedbackError
+from server.answer import Answer
 from server.context import question_of
-from server.errors import EngineDead, EngineError, RequestRefused, error_body
+from server.engine import Chunk
 from server.identity import Scope
 from server.services import Services, services_of
-from server.streaming import Outlet, SlowReader, Watched
-from server.turn import Turn, check_room
-from server.wire import DONE, KEEPALIVE, ChatRequest, ChunkWriter, error_event, parse, read_json, usage_of
+from server.turn import Turn, begin, check_room
+from server.wire import ChatRequest, ChunkWriter, parse, read_json, usage_of
 
 router = APIRouter(prefix="/v1")
-
-STOPPING = (503, "the server is stopping", "stopping")
 
 
 @router.get("/models")
@@ -42,16 +33,7 @@ async def chat_completions(request: Request) -> Response:
     body = parse(ChatRequest, await read_json(request, services.settings.max_body_bytes))
     turn = await open_turn(services, identity.user_id, body)
     request.state.track = turn.assignment.arm
-
-    async def work(scope: AsgiScope, receive: Receive, send: Send) -> None:
-        turn.task = asyncio.current_task()
-        if body.stream:
-            include_usage = bool(body.stream_options and body.stream_options.include_usage)
-            await _stream(services, turn, scope, receive, send, include_usage=include_usage)
-        else:
-            await _whole(services, turn, scope, receive, send)
-
-    return Watched(work)
+    return Completion(services, turn).response(stream=body.stream, include_usage=body.include_usage)
 
 
 async def open_turn(services: Services, user_id: str, body: ChatRequest) -> Turn:
@@ -60,76 +42,27 @@ async def open_turn(services: Services, user_id: str, body: ChatRequest) -> Turn
     await services.residency.settled()
     check_room(services, user_id)  # again: others came while the question was put together
     turn = Turn(services, question, services.residency.assign(user_id))
-    turn.begin()
+    begin(services, [turn])
     return turn
 
 
-async def _stream(
-    services: Services, turn: Turn, scope: AsgiScope, receive: Receive, send: Send, *, include_usage: bool
-) -> None:
-    outlet = Outlet(send, services.settings.send_timeout_seconds)
-    writer = ChunkWriter(
-        turn.reply_id,
-        services.settings.model_name,
-        {"system_fingerprint": turn.version, "conversation_id": turn.question.conversation_id},
-    )
-    try:
-        async with aclosing(turn.chunks(services.settings.keepalive_seconds)) as chunks:
-            opened = False
-            async for chunk in chunks:
-                if chunk is None:
-                    await outlet.write(KEEPALIVE)
-                    continue
-                written = b"" if opened else writer.role()
-                opened = True
-                if chunk.text:
-                    written += writer.text(chunk.text)
-                if chunk.finish_reason is not None:
-                    written += writer.finish(chunk.finish_reason)
-                if written:
-                    await outlet.write(written)
-                turn.shown(chunk)
-        await turn.complete()
-        end = writer.usage(usage_of_turn(turn)) if include_usage else b""
-        await outlet.write(end + DONE, more=False)
-    except asyncio.CancelledError:
-        if not turn.interrupted:
-            await turn.stop("disconnected")
-            raise
-        await turn.cut()
-        await outlet.write(error_event(*STOPPING), more=False)
-    except SlowReader:
-        await turn.stop("slow_reader")
-    except (EngineError, FeedbackError) as error:
-        await give_up(turn, error)
-        status, message, code = told(error)
-        if outlet.started:
-            await outlet.write(error_event(status, message, code), more=False)
-        else:
-            await refusal(status, message, code)(scope, receive, send)
+class Completion(Answer):
+    def __init__(self, services: Services, turn: Turn) -> None:
+        super().__init__(services, [turn])
+        self._writer = ChunkWriter(
+            turn.reply_id,
+            services.settings.model_name,
+            {"system_fingerprint": turn.version, "conversation_id": turn.question.conversation_id},
+        )
 
+    def said(self, at: int, chunk: Chunk) -> bytes:
+        return self._writer.chunk(chunk.text, chunk.finish_reason)
 
-async def _whole(services: Services, turn: Turn, scope: AsgiScope, receive: Receive, send: Send) -> None:
-    try:
-        async with aclosing(turn.chunks(services.settings.keepalive_seconds)) as chunks:
-            async for chunk in chunks:
-                if chunk is not None:
-                    turn.shown(chunk)
-        await turn.complete()
-    except asyncio.CancelledError:
-        turn.nothing_shown()
-        if not turn.interrupted:
-            await turn.stop("disconnected")
-            raise
-        await turn.cut()
-        await refusal(*STOPPING)(scope, receive, send)
-        return
-    except (EngineError, FeedbackError) as error:
-        await give_up(turn, error)
-        await refusal(*told(error))(scope, receive, send)
-        return
-    response = Response(orjson.dumps(completion(services, turn)), media_type="application/json")
-    await response(scope, receive, send)
+    def usage(self) -> bytes:
+        return self._writer.usage(usage_of_turn(self.turns[0]))
+
+    def whole(self) -> dict[str, Any]:
+        return completion(self.services, self.turns[0])
 
 
 def completion(services: Services, turn: Turn) -> dict[str, Any]:
@@ -154,23 +87,3 @@ def completion(services: Services, turn: Turn) -> dict[str, Any]:
 
 def usage_of_turn(turn: Turn) -> dict[str, Any]:
     return usage_of(len(turn.question.prompt_token_ids), len(turn.token_ids), turn.cached_tokens)
-
-
-async def give_up(turn: Turn, error: Exception) -> None:
-    await turn.fail("storage" if isinstance(error, FeedbackError) else "engine")
-
-
-def told(error: Exception) -> tuple[int, str, str | None]:
-    """The status, words and code for a failure of the engine or the database."""
-    if isinstance(error, FeedbackError):
-        return error.status, str(error), error.code
-    if isinstance(error, RequestRefused):
-        return 400, f"the engine refused the request: {error}", "invalid_value"
-    if isinstance(error, EngineDead):
-        return 503, "the engine died; it is being started again", "engine_dead"
-    return 500, "the engine failed", "engine_error"
-
-
-def refusal(status: int, message: str, code: str | None) -> JSONResponse:
-    headers = {"retry-after": "2"} if status == 503 else None
-    return JSONResponse(error_body(status, message, code=code), status_code=status, headers=headers)
