@@ -22,7 +22,7 @@ from server.wire import ChatRequest
 
 async def question_of(services: Services, user_id: str, request: ChatRequest) -> Question:
     """Raises ApiError for what the model cannot take, UnknownTarget for someone else's conversation or reply."""
-    request.refuse_unsupported(services.settings)
+    request.check(services.settings)
     messages = [message.plain() for message in request.messages]
     place = Place(request.conversation_id or new_id("conv"))
     if request.conversation_id is not None or request.regenerate_of is not None:
@@ -65,6 +65,7 @@ def sampling_of(settings: Settings, request: ChatRequest, prompt_tokens: int, ma
         seed=request.seed,
         presence_penalty=request.presence_penalty or 0.0,
         frequency_penalty=request.frequency_penalty or 0.0,
+        top_logprobs=request.top_logprobs or 0,
     )
 
 

@@ -21,6 +21,7 @@ class Sampling:
     seed: int | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    top_logprobs: int = 0  # how many of each position's most likely tokens to tell; 0: the sampled one alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Chunk:
     logprobs: Sequence[float]  # of the sampled tokens, after temperature and top_p
     finish_reason: str | None = None  # stop, length; None while it goes on
     cached_tokens: int = 0  # of the prompt, found in the prefix cache
+    likely: Sequence[Sequence[tuple[int, float]]] = ()  # each position's most likely (id, logprob), best first
 
 
 class Engine(Protocol):

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from server.errors import ApiError, BadConfiguration
+from server.vocabulary import Vocabulary
 
 
 class Prompts:
@@ -42,6 +44,10 @@ class Prompts:
                 422, f"messages: the model's chat template refuses them: {error}", param="messages"
             ) from error
         return [int(token) for token in ids]
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(self._tokenizer)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return str(

@@ -59,6 +59,7 @@ class Turn:
         self.text = ""
         self.token_ids: list[int] = []
         self.logprobs: list[float] = []
+        self.likely: list[Sequence[tuple[int, float]]] = []  # shown where asked for, and not stored
         self.cached_tokens = 0
         self.finish_reason: str | None = None
         self._started = time.perf_counter()
@@ -152,6 +153,7 @@ class Turn:
         self.text += chunk.text
         self.token_ids += chunk.token_ids
         self.logprobs += chunk.logprobs
+        self.likely += chunk.likely
         self._last = time.perf_counter()
         if chunk.finish_reason is not None:
             self.finish_reason = chunk.finish_reason

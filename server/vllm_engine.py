@@ -110,7 +110,7 @@ class VllmEngine:
             seed=sampling.seed,
             presence_penalty=sampling.presence_penalty,
             frequency_penalty=sampling.frequency_penalty,
-            logprobs=0,
+            logprobs=sampling.top_logprobs,
             output_kind=RequestOutputKind.DELTA,
             skip_clone=True,
         )
@@ -130,6 +130,7 @@ class VllmEngine:
                         ],
                         finish_reason=completion.finish_reason,
                         cached_tokens=output.num_cached_tokens or 0,
+                        likely=_likely(completion.logprobs, sampling.top_logprobs),
                     )
         except Exception as error:
             raise self._translated(error) from error
@@ -224,6 +225,16 @@ class VllmEngine:
         if isinstance(error, VLLMClientError | ValueError):
             return RequestRefused(str(error))
         return EngineError(f"the engine failed: {type(error).__name__}")
+
+
+def _likely(logprobs: Any, count: int) -> list[list[tuple[int, float]]]:
+    """vLLM names the sampled token at every position, also where it is not among the most likely."""
+    if not count:
+        return []
+    return [
+        sorted(((token, each.logprob) for token, each in position.items()), key=lambda pair: -pair[1])[:count]
+        for position in logprobs or ()
+    ]
 
 
 def _tokens(token_ids: Sequence[int]) -> dict[str, Any]:

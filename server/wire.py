@@ -6,7 +6,7 @@ Chunks are spelled by hand around the one string that changes, because a stream 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
@@ -61,9 +61,10 @@ class ChatRequest(_Body):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     conversation_id: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")] | None = None
     regenerate_of: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     # Known to OpenAI's API and not to this server: an error beats a reply that ignored them.
     n: int | None = None
-    logprobs: bool | None = None
     tools: list[Any] | None = None
     functions: list[Any] | None = None
     logit_bias: dict[str, Any] | None = None
@@ -81,18 +82,11 @@ class ChatRequest(_Body):
                 raise ValueError("a stop string has 1 to 256 characters")
         return value
 
-    def refuse_unsupported(self, settings: Settings) -> None:
-        asked = {
-            "n": self.n not in (None, 1),
-            "logprobs": bool(self.logprobs),
-            "tools": bool(self.tools),
-            "functions": bool(self.functions),
-            "logit_bias": bool(self.logit_bias),
-            "response_format": (self.response_format or {}).get("type", "text") != "text",
-        }
-        for param, wanted in asked.items():
-            if wanted:
-                raise ApiError(400, f"{param}: this server does not do that yet", param=param, code="unsupported")
+    def check(self, settings: Settings) -> None:
+        """Raises ApiError for what this server does not do, and for fields that contradict each other."""
+        self.refuse("n", "tools", "functions", "logit_bias", "response_format", by="this server")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ApiError(422, "top_logprobs: needs logprobs to be true", param="top_logprobs", code="invalid_value")
         if self.model is not None and self.model not in (settings.model_name, "kudos"):
             raise ApiError(
                 404,
@@ -102,6 +96,19 @@ class ChatRequest(_Body):
             )
         if len(self.messages) > settings.max_messages:
             raise ApiError(422, f"messages: at most {settings.max_messages}", param="messages")
+
+    def refuse(self, *params: str, by: str) -> None:
+        asked = {
+            "n": self.n not in (None, 1),
+            "logprobs": bool(self.logprobs),
+            "tools": bool(self.tools),
+            "functions": bool(self.functions),
+            "logit_bias": bool(self.logit_bias),
+            "response_format": (self.response_format or {}).get("type", "text") != "text",
+        }
+        for param in params:
+            if asked[param]:
+                raise ApiError(400, f"{param}: {by} does not do that yet", param=param, code="unsupported")
 
 
 async def read_json(request: Request, limit_bytes: int) -> Any:
@@ -141,6 +148,9 @@ def error_event(status: int, message: str, code: str | None = None) -> bytes:
     return sse(error_body(status, message, code=code))
 
 
+_GOES_ON = b',"logprobs":null,"finish_reason":null}]}\n\n'
+
+
 class ChunkWriter:
     """The chunks of one reply. `extra` stands in every chunk: conversation, side and the like."""
 
@@ -153,32 +163,37 @@ class ChunkWriter:
             **extra,
         }
         opening = orjson.dumps(self._envelope)[:-1] + b',"choices":[{"index":0,"delta":'
-        self._before = b"data: " + opening + b'{"content":'
-        self._after = b'},"logprobs":null,"finish_reason":null}]}\n\n'
         self._opening = b"data: " + opening
         self._begun = False
 
-    def chunk(self, text: str, finish_reason: str | None = None) -> bytes:
+    def chunk(self, text: str, finish_reason: str | None = None, logprobs: Sequence[Mapping[str, Any]] = ()) -> bytes:
         """The events for what the engine said: none for half a character, up to three for a reply of one token."""
         written = b"" if self._begun else self.role()
         self._begun = True
-        if text:
-            written += self.text(text)
+        if text or logprobs:
+            written += self.text(text, logprobs)
         if finish_reason is not None:
             written += self.finish(finish_reason)
         return written
 
     def role(self) -> bytes:
-        return self._opening + b'{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]}\n\n'
+        return self._opening + b'{"role":"assistant","content":""}' + _GOES_ON
 
-    def text(self, text: str) -> bytes:
-        return self._before + orjson.dumps(text) + self._after
+    def text(self, text: str, logprobs: Sequence[Mapping[str, Any]] = ()) -> bytes:
+        written = self._opening + b'{"content":' + orjson.dumps(text)
+        if not logprobs:
+            return written + b"}" + _GOES_ON
+        return written + b'},"logprobs":' + orjson.dumps(logprobs_of(logprobs)) + b',"finish_reason":null}]}\n\n'
 
     def finish(self, reason: str | None) -> bytes:
         return self._opening + b'{},"logprobs":null,"finish_reason":' + orjson.dumps(reason or "stop") + b"}]}\n\n"
 
     def usage(self, usage: Mapping[str, Any]) -> bytes:
         return sse({**self._envelope, "choices": [], "usage": usage})
+
+
+def logprobs_of(content: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {"content": content, "refusal": None}
 
 
 def usage_of(prompt_tokens: int, reply_tokens: int, cached_tokens: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from server.engine import Chunk
 from server.identity import Scope
 from server.services import Services, services_of
 from server.turn import Turn, begin, check_room
-from server.wire import ChatRequest, ChunkWriter, parse, read_json, usage_of
+from server.wire import ChatRequest, ChunkWriter, logprobs_of, parse, read_json, usage_of
 
 router = APIRouter(prefix="/v1")
 
@@ -33,7 +33,9 @@ async def chat_completions(request: Request) -> Response:
     body = parse(ChatRequest, await read_json(request, services.settings.max_body_bytes))
     turn = await open_turn(services, identity.user_id, body)
     request.state.track = turn.assignment.arm
-    return Completion(services, turn).response(stream=body.stream, include_usage=body.include_usage)
+    return Completion(services, turn, logprobs=bool(body.logprobs)).response(
+        stream=body.stream, include_usage=body.include_usage
+    )
 
 
 async def open_turn(services: Services, user_id: str, body: ChatRequest) -> Turn:
@@ -47,8 +49,9 @@ async def open_turn(services: Services, user_id: str, body: ChatRequest) -> Turn
 
 
 class Completion(Answer):
-    def __init__(self, services: Services, turn: Turn) -> None:
+    def __init__(self, services: Services, turn: Turn, *, logprobs: bool) -> None:
         super().__init__(services, [turn])
+        self._vocabulary = services.prompts.vocabulary if logprobs else None
         self._writer = ChunkWriter(
             turn.reply_id,
             services.settings.model_name,
@@ -56,13 +59,19 @@ class Completion(Answer):
         )
 
     def said(self, at: int, chunk: Chunk) -> bytes:
-        return self._writer.chunk(chunk.text, chunk.finish_reason)
+        content = self._vocabulary.content(chunk.token_ids, chunk.logprobs, chunk.likely) if self._vocabulary else ()
+        return self._writer.chunk(chunk.text, chunk.finish_reason, content)
 
     def usage(self) -> bytes:
         return self._writer.usage(usage_of_turn(self.turns[0]))
 
     def whole(self) -> dict[str, Any]:
-        return completion(self.services, self.turns[0])
+        turn = self.turns[0]
+        body = completion(self.services, turn)
+        if self._vocabulary:
+            content = self._vocabulary.content(turn.token_ids, turn.logprobs, turn.likely)
+            body["choices"][0]["logprobs"] = logprobs_of(content)
+        return body
 
 
 def completion(services: Services, turn: Turn) -> dict[str, Any]:

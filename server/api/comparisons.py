@@ -36,6 +36,7 @@ async def compare(request: Request) -> Response:
     services = services_of(request)
     identity = await services.identity(request, Scope.CHAT)
     body = parse(ChatRequest, await read_json(request, services.settings.max_body_bytes))
+    body.refuse("logprobs", by="a comparison")
     duel = await open_duel(services, identity.user_id, body)
     return duel.response(stream=body.stream, include_usage=body.include_usage)
 

@@ -27,6 +27,10 @@ def test_every_text_survives_its_chunk(text: str, extra: dict[str, str]) -> None
     assert chunk["object"] == "chat.completion.chunk"
     assert data(writer.role())["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert data(writer.finish("length"))["choices"][0]["finish_reason"] == "length"
+    entry = {"token": text, "logprob": -0.5, "bytes": list(text.encode()), "top_logprobs": []}
+    choice = data(writer.text(text, [entry]))["choices"][0]
+    assert choice["delta"] == {"content": text}
+    assert choice["logprobs"] == {"content": [entry], "refusal": None}
     assert data(writer.usage({"total_tokens": 3}))["usage"] == {"total_tokens": 3}
 
 
