@@ -22,7 +22,6 @@ from server.wire import ChatRequest
 
 async def question_of(services: Services, user_id: str, request: ChatRequest) -> Question:
     """Raises ApiError for what the model cannot take, UnknownTarget for someone else's conversation or reply."""
-    request.check(services.settings)
     messages = [message.plain() for message in request.messages]
     place = Place(request.conversation_id or new_id("conv"))
     if request.conversation_id is not None or request.regenerate_of is not None:

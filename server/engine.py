@@ -7,7 +7,7 @@ fault cannot be caused otherwise.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +22,10 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     top_logprobs: int = 0  # how many of each position's most likely tokens to tell; 0: the sampled one alone
+
+    def variant(self, number: int) -> Sampling:
+        """For one of several replies to one question: a seed that they shared would make them one reply."""
+        return self if self.seed is None else replace(self, seed=self.seed ^ number)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,9 @@ class Settings(FeedbackSettings):
     max_messages: int = Field(default=512, ge=1)
     """Messages in one request."""
 
+    max_choices: int = Field(default=8, ge=1, le=128)
+    """Replies that one request may ask for with `n`."""
+
     max_streams: int = Field(default=512, ge=1)
     """Replies being generated at once, over all users; beyond it 503 and Retry-After."""
 

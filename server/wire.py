@@ -63,12 +63,16 @@ class ChatRequest(_Body):
     regenerate_of: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
     # Known to OpenAI's API and not to this server: an error beats a reply that ignored them.
-    n: int | None = None
     tools: list[Any] | None = None
     functions: list[Any] | None = None
     logit_bias: dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
+
+    @property
+    def choices(self) -> int:
+        return self.n or 1
 
     @property
     def include_usage(self) -> bool:
@@ -84,7 +88,9 @@ class ChatRequest(_Body):
 
     def check(self, settings: Settings) -> None:
         """Raises ApiError for what this server does not do, and for fields that contradict each other."""
-        self.refuse("n", "tools", "functions", "logit_bias", "response_format", by="this server")
+        self.refuse("tools", "functions", "logit_bias", "response_format", by="this server")
+        if self.choices > settings.max_choices:
+            raise ApiError(400, f"n: at most {settings.max_choices}", param="n", code="invalid_value")
         if self.top_logprobs is not None and not self.logprobs:
             raise ApiError(422, "top_logprobs: needs logprobs to be true", param="top_logprobs", code="invalid_value")
         if self.model is not None and self.model not in (settings.model_name, "kudos"):
@@ -99,7 +105,7 @@ class ChatRequest(_Body):
 
     def refuse(self, *params: str, by: str) -> None:
         asked = {
-            "n": self.n not in (None, 1),
+            "n": self.choices > 1,
             "logprobs": bool(self.logprobs),
             "tools": bool(self.tools),
             "functions": bool(self.functions),
@@ -152,18 +158,23 @@ _GOES_ON = b',"logprobs":null,"finish_reason":null}]}\n\n'
 
 
 class ChunkWriter:
-    """The chunks of one reply. `extra` stands in every chunk: conversation, side and the like."""
+    """The chunks of one reply. `extra` stands in every chunk: conversation, side and the like.
 
-    def __init__(self, reply_id: str, model: str, extra: Mapping[str, Any]) -> None:
+    The choices of one completion share its id, which is the first one's; `reply_id` is each one's own.
+    """
+
+    def __init__(
+        self, reply_id: str, model: str, extra: Mapping[str, Any], *, index: int = 0, completion_id: str | None = None
+    ) -> None:
         self._envelope: dict[str, Any] = {
-            "id": reply_id,
+            "id": completion_id or reply_id,
             "object": "chat.completion.chunk",
             "created": int(time.time()),
             "model": model,
             **extra,
         }
-        opening = orjson.dumps(self._envelope)[:-1] + b',"choices":[{"index":0,"delta":'
-        self._opening = b"data: " + opening
+        choice = orjson.dumps({"index": index, "reply_id": reply_id})
+        self._opening = b"data: " + orjson.dumps(self._envelope)[:-1] + b',"choices":[' + choice[:-1] + b',"delta":'
         self._begun = False
 
     def chunk(self, text: str, finish_reason: str | None = None, logprobs: Sequence[Mapping[str, Any]] = ()) -> bytes:

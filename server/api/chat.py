@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -31,68 +33,87 @@ async def chat_completions(request: Request) -> Response:
     services = services_of(request)
     identity = await services.identity(request, Scope.CHAT)
     body = parse(ChatRequest, await read_json(request, services.settings.max_body_bytes))
-    turn = await open_turn(services, identity.user_id, body)
-    request.state.track = turn.assignment.arm
-    return Completion(services, turn, logprobs=bool(body.logprobs)).response(
-        stream=body.stream, include_usage=body.include_usage
-    )
+    turns = await open_turns(services, identity.user_id, body)
+    request.state.track = turns[0].assignment.arm
+    answer = Completion(services, turns, logprobs=bool(body.logprobs))
+    return answer.response(stream=body.stream, include_usage=body.include_usage)
 
 
-async def open_turn(services: Services, user_id: str, body: ChatRequest) -> Turn:
-    check_room(services, user_id)
+async def open_turns(services: Services, user_id: str, body: ChatRequest) -> list[Turn]:
+    """The choices of one request: replies of one policy to one question."""
+    body.check(services.settings)
+    check_room(services, user_id, body.choices)
     question = await question_of(services, user_id, body)
     await services.residency.settled()
-    check_room(services, user_id)  # again: others came while the question was put together
-    turn = Turn(services, question, services.residency.assign(user_id))
-    begin(services, [turn])
-    return turn
+    check_room(services, user_id, body.choices)  # again: others came while the question was put together
+    assignment = services.residency.assign(user_id)
+    # Last choice first: a conversation goes on from its newest reply, which is to be the first choice. The others are
+    # in the log as what it was regenerated from.
+    turns: list[Turn] = []
+    for index in reversed(range(body.choices)):
+        before = turns[0].reply_id if turns else None
+        each = replace(
+            question,
+            sampling=question.sampling.variant(index),
+            regenerate_of=question.regenerate_of or before,
+        )
+        turns.append(Turn(services, each, assignment))
+    begin(services, turns)
+    return turns[::-1]
 
 
 class Completion(Answer):
-    def __init__(self, services: Services, turn: Turn, *, logprobs: bool) -> None:
-        super().__init__(services, [turn])
+    """OpenAI's chat completion. Its id is its first choice's."""
+
+    def __init__(self, services: Services, turns: Sequence[Turn], *, logprobs: bool = False) -> None:
+        super().__init__(services, turns)
         self._vocabulary = services.prompts.vocabulary if logprobs else None
-        self._writer = ChunkWriter(
-            turn.reply_id,
-            services.settings.model_name,
-            {"system_fingerprint": turn.version, "conversation_id": turn.question.conversation_id},
-        )
+        self._head = {"system_fingerprint": turns[0].version, "conversation_id": turns[0].question.conversation_id}
+        self._writers = [
+            ChunkWriter(
+                turn.reply_id,
+                services.settings.model_name,
+                self._head,
+                index=index,
+                completion_id=turns[0].reply_id,
+            )
+            for index, turn in enumerate(turns)
+        ]
 
     def said(self, at: int, chunk: Chunk) -> bytes:
         content = self._vocabulary.content(chunk.token_ids, chunk.logprobs, chunk.likely) if self._vocabulary else ()
-        return self._writer.chunk(chunk.text, chunk.finish_reason, content)
+        return self._writers[at].chunk(chunk.text, chunk.finish_reason, content)
 
     def usage(self) -> bytes:
-        return self._writer.usage(usage_of_turn(self.turns[0]))
+        return self._writers[0].usage(usage_of_turns(self.turns))
 
     def whole(self) -> dict[str, Any]:
-        turn = self.turns[0]
-        body = completion(self.services, turn)
+        first = self.turns[0]
+        return {
+            "id": first.reply_id,
+            "object": "chat.completion",
+            "created": int(first.created_at.timestamp()),
+            "model": self.services.settings.model_name,
+            **self._head,
+            "choices": [self._choice(index, turn) for index, turn in enumerate(self.turns)],
+            "usage": usage_of_turns(self.turns),
+        }
+
+    def _choice(self, index: int, turn: Turn) -> dict[str, Any]:
+        logprobs = None
         if self._vocabulary:
-            content = self._vocabulary.content(turn.token_ids, turn.logprobs, turn.likely)
-            body["choices"][0]["logprobs"] = logprobs_of(content)
-        return body
+            logprobs = logprobs_of(self._vocabulary.content(turn.token_ids, turn.logprobs, turn.likely))
+        return {
+            "index": index,
+            "reply_id": turn.reply_id,
+            "message": {"role": "assistant", "content": turn.text, "refusal": None},
+            "logprobs": logprobs,
+            "finish_reason": turn.finish_reason,
+        }
 
 
-def completion(services: Services, turn: Turn) -> dict[str, Any]:
-    return {
-        "id": turn.reply_id,
-        "object": "chat.completion",
-        "created": int(turn.created_at.timestamp()),
-        "model": services.settings.model_name,
-        "system_fingerprint": turn.version,
-        "conversation_id": turn.question.conversation_id,
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": turn.text, "refusal": None},
-                "logprobs": None,
-                "finish_reason": turn.finish_reason,
-            }
-        ],
-        "usage": usage_of_turn(turn),
-    }
-
-
-def usage_of_turn(turn: Turn) -> dict[str, Any]:
-    return usage_of(len(turn.question.prompt_token_ids), len(turn.token_ids), turn.cached_tokens)
+def usage_of_turns(turns: Sequence[Turn]) -> dict[str, Any]:
+    """The prompt is counted once, however many replies it got."""
+    first = turns[0]
+    reply_tokens = sum(len(turn.token_ids) for turn in turns)
+    return usage_of(len(first.question.prompt_token_ids), reply_tokens, first.cached_tokens)

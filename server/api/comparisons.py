@@ -16,7 +16,7 @@ from feedback.ids import new_id
 from feedback.ledger import begin_comparison, ensure_conversation, ensure_user
 from feedback.schema import Comparison, Reply
 from server.answer import Answer
-from server.api.chat import completion, usage_of_turn
+from server.api.chat import Completion, usage_of_turns
 from server.context import question_of
 from server.engine import Chunk
 from server.identity import Scope
@@ -36,21 +36,20 @@ async def compare(request: Request) -> Response:
     services = services_of(request)
     identity = await services.identity(request, Scope.CHAT)
     body = parse(ChatRequest, await read_json(request, services.settings.max_body_bytes))
-    body.refuse("logprobs", by="a comparison")
     duel = await open_duel(services, identity.user_id, body)
     return duel.response(stream=body.stream, include_usage=body.include_usage)
 
 
 async def open_duel(services: Services, user_id: str, body: ChatRequest) -> Duel:
+    body.check(services.settings)
+    body.refuse("n", "logprobs", by="a comparison")
     check_room(services, user_id, replies=2)
     question = await question_of(services, user_id, body)
     await services.residency.settled()
     check_room(services, user_id, replies=2)
     residency = services.residency
     drawn = pair(user_id, residency.wanted, residency.held, residency.serving, _draw)
-    other = question
-    if question.sampling.seed is not None:  # or two replies of one policy would be one reply
-        other = replace(question, sampling=replace(question.sampling, seed=question.sampling.seed ^ 1))
+    other = replace(question, sampling=question.sampling.variant(1))
     left = Turn(services, question, Assignment(drawn.left, "left", drawn.propensity))
     right = Turn(services, other, Assignment(drawn.right, "right", drawn.propensity))
     comparison_id = new_id("cmp")
@@ -101,11 +100,11 @@ class Duel(Answer):
 
     def usage(self) -> bytes:
         return b"".join(
-            writer.usage(usage_of_turn(turn)) for writer, turn in zip(self._writers, self.turns, strict=True)
+            writer.usage(usage_of_turns([turn])) for writer, turn in zip(self._writers, self.turns, strict=True)
         )
 
     def whole(self) -> dict[str, Any]:
-        sides = {side: completion(self.services, turn) for side, turn in zip(SIDES, self.turns, strict=True)}
+        sides = {side: Completion(self.services, [turn]).whole() for side, turn in zip(SIDES, self.turns, strict=True)}
         for side in sides.values():
             del side["system_fingerprint"]  # hidden until the choice
         return {"id": self._id, "object": "comparison", "conversation_id": self._conversation_id, **sides}
