@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from feedback.errors import FeedbackError
 from server.engine import Chunk
 from server.errors import EngineDead, EngineError, RequestRefused, error_body
+from server.limits import Allowance
 from server.services import Services
 from server.streaming import Outlet, SlowReader, Watched
 from server.turn import Turn
@@ -29,9 +30,11 @@ STOPPING = (503, "the server is stopping", "stopping")
 
 
 class Answer(ABC):
-    def __init__(self, services: Services, turns: Sequence[Turn]) -> None:
+    def __init__(self, services: Services, turns: Sequence[Turn], allowance: Allowance) -> None:
         self.services = services
         self.turns = turns
+        self._allowance = allowance
+        allowance.spend(len(turns[0].question.prompt_token_ids))  # all turns have the one prompt
 
     @abstractmethod
     def said(self, at: int, chunk: Chunk) -> bytes:
@@ -67,7 +70,7 @@ class Answer(ABC):
                     written = self.said(at, chunk)
                     if written:
                         await outlet.write(written)
-                    self.turns[at].shown(chunk)
+                    self._shown(at, chunk)
             await self._each(Turn.complete)
             end = self.usage() if include_usage else b""
             await outlet.write(end + DONE, more=False)
@@ -92,7 +95,7 @@ class Answer(ABC):
             async with aclosing(self._heard()) as heard:
                 async for at, chunk in heard:
                     if chunk is not None:
-                        self.turns[at].shown(chunk)
+                        self._shown(at, chunk)
             await self._each(Turn.complete)
         except asyncio.CancelledError:
             for turn in self.turns:
@@ -108,6 +111,10 @@ class Answer(ABC):
             await refusal(*told(error))(scope, receive, send)
             return
         await Response(orjson.dumps(self.whole()), media_type="application/json")(scope, receive, send)
+
+    def _shown(self, at: int, chunk: Chunk) -> None:
+        self.turns[at].shown(chunk)
+        self._allowance.spend(len(chunk.token_ids))
 
     async def _heard(self) -> AsyncGenerator[tuple[int, Chunk | None], None]:
         """What each turn says, as it comes. The first failure ends all."""

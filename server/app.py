@@ -89,6 +89,9 @@ class Edge:
                 identity = state.get("identity")
                 if identity is not None and identity.new_cookie is not None:
                     headers.append("set-cookie", identity.new_cookie)
+                allowance = state.get("allowance")
+                if allowance is not None:
+                    headers.update(allowance.headers())
                 message = {**message, "headers": headers.raw}
             await send(message)
 

@@ -12,8 +12,10 @@ from server.answer import Answer
 from server.context import question_of
 from server.engine import Chunk
 from server.identity import Scope
+from server.limits import Allowance
 from server.services import Services, services_of
 from server.turn import Turn, begin, check_room
+from server.vocabulary import Vocabulary
 from server.wire import ChatRequest, ChunkWriter, logprobs_of, parse, read_json, usage_of
 
 router = APIRouter(prefix="/v1")
@@ -32,10 +34,11 @@ async def models(request: Request) -> dict[str, Any]:
 async def chat_completions(request: Request) -> Response:
     services = services_of(request)
     identity = await services.identity(request, Scope.CHAT)
+    allowance = services.admit(request, identity)
     body = parse(ChatRequest, await read_json(request, services.settings.max_body_bytes))
     turns = await open_turns(services, identity.user_id, body)
     request.state.track = turns[0].assignment.arm
-    answer = Completion(services, turns, logprobs=bool(body.logprobs))
+    answer = Completion(services, turns, allowance, logprobs=bool(body.logprobs))
     return answer.response(stream=body.stream, include_usage=body.include_usage)
 
 
@@ -65,17 +68,19 @@ async def open_turns(services: Services, user_id: str, body: ChatRequest) -> lis
 class Completion(Answer):
     """OpenAI's chat completion. Its id is its first choice's."""
 
-    def __init__(self, services: Services, turns: Sequence[Turn], *, logprobs: bool = False) -> None:
-        super().__init__(services, turns)
+    def __init__(
+        self, services: Services, turns: Sequence[Turn], allowance: Allowance, *, logprobs: bool = False
+    ) -> None:
+        super().__init__(services, turns, allowance)
         self._vocabulary = services.prompts.vocabulary if logprobs else None
-        self._head = {"system_fingerprint": turns[0].version, "conversation_id": turns[0].question.conversation_id}
+        first = turns[0]
         self._writers = [
             ChunkWriter(
                 turn.reply_id,
                 services.settings.model_name,
-                self._head,
+                {"system_fingerprint": first.version, "conversation_id": first.question.conversation_id},
                 index=index,
-                completion_id=turns[0].reply_id,
+                completion_id=first.reply_id,
             )
             for index, turn in enumerate(turns)
         ]
@@ -88,28 +93,30 @@ class Completion(Answer):
         return self._writers[0].usage(usage_of_turns(self.turns))
 
     def whole(self) -> dict[str, Any]:
-        first = self.turns[0]
-        return {
-            "id": first.reply_id,
-            "object": "chat.completion",
-            "created": int(first.created_at.timestamp()),
-            "model": self.services.settings.model_name,
-            **self._head,
-            "choices": [self._choice(index, turn) for index, turn in enumerate(self.turns)],
-            "usage": usage_of_turns(self.turns),
-        }
+        return completion(self.services.settings.model_name, self.turns, self._vocabulary)
 
-    def _choice(self, index: int, turn: Turn) -> dict[str, Any]:
-        logprobs = None
-        if self._vocabulary:
-            logprobs = logprobs_of(self._vocabulary.content(turn.token_ids, turn.logprobs, turn.likely))
-        return {
-            "index": index,
-            "reply_id": turn.reply_id,
-            "message": {"role": "assistant", "content": turn.text, "refusal": None},
-            "logprobs": logprobs,
-            "finish_reason": turn.finish_reason,
-        }
+
+def completion(model: str, turns: Sequence[Turn], vocabulary: Vocabulary | None = None) -> dict[str, Any]:
+    """With logprobs where there is a vocabulary to spell them."""
+    return {
+        "id": turns[0].reply_id,
+        "object": "chat.completion",
+        "created": int(turns[0].created_at.timestamp()),
+        "model": model,
+        "system_fingerprint": turns[0].version,
+        "conversation_id": turns[0].question.conversation_id,
+        "choices": [
+            {
+                "index": index,
+                "reply_id": turn.reply_id,
+                "message": {"role": "assistant", "content": turn.text, "refusal": None},
+                "logprobs": vocabulary and logprobs_of(vocabulary.content(turn.token_ids, turn.logprobs, turn.likely)),
+                "finish_reason": turn.finish_reason,
+            }
+            for index, turn in enumerate(turns)
+        ],
+        "usage": usage_of_turns(turns),
+    }
 
 
 def usage_of_turns(turns: Sequence[Turn]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ The two streams share one response; each chunk says its `side`.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,10 +17,11 @@ from feedback.ids import new_id
 from feedback.ledger import begin_comparison, ensure_conversation, ensure_user
 from feedback.schema import Comparison, Reply
 from server.answer import Answer
-from server.api.chat import Completion, usage_of_turns
+from server.api.chat import completion, usage_of_turns
 from server.context import question_of
 from server.engine import Chunk
 from server.identity import Scope
+from server.limits import Allowance
 from server.routing import Assignment, pair
 from server.services import Services, services_of
 from server.turn import Turn, check_room, title_of
@@ -35,12 +37,13 @@ _draw = random.SystemRandom()
 async def compare(request: Request) -> Response:
     services = services_of(request)
     identity = await services.identity(request, Scope.CHAT)
+    allowance = services.admit(request, identity)
     body = parse(ChatRequest, await read_json(request, services.settings.max_body_bytes))
-    duel = await open_duel(services, identity.user_id, body)
+    duel = await open_duel(services, identity.user_id, body, allowance)
     return duel.response(stream=body.stream, include_usage=body.include_usage)
 
 
-async def open_duel(services: Services, user_id: str, body: ChatRequest) -> Duel:
+async def open_duel(services: Services, user_id: str, body: ChatRequest, allowance: Allowance) -> Duel:
     body.check(services.settings)
     body.refuse("n", "logprobs", by="a comparison")
     check_room(services, user_id, replies=2)
@@ -76,23 +79,23 @@ async def open_duel(services: Services, user_id: str, body: ChatRequest) -> Duel
     durable = services.background(services.write(append))
     for turn in (left, right):
         turn.begun_by(durable)
-    return Duel(services, comparison_id, left, right)
+    return Duel(services, comparison_id, [left, right], allowance)
 
 
 class Duel(Answer):
     """The two turns of one comparison, in the order of SIDES."""
 
-    def __init__(self, services: Services, comparison_id: str, left: Turn, right: Turn) -> None:
-        super().__init__(services, [left, right])
+    def __init__(self, services: Services, comparison_id: str, turns: Sequence[Turn], allowance: Allowance) -> None:
+        super().__init__(services, turns, allowance)
         self._id = comparison_id
-        self._conversation_id = left.question.conversation_id
+        self._conversation_id = turns[0].question.conversation_id
         self._writers = [
             ChunkWriter(
                 turn.reply_id,
                 services.settings.model_name,
                 {"conversation_id": self._conversation_id, "comparison_id": comparison_id, "side": side},
             )
-            for side, turn in zip(SIDES, self.turns, strict=True)
+            for side, turn in zip(SIDES, turns, strict=True)
         ]
 
     def said(self, at: int, chunk: Chunk) -> bytes:
@@ -104,7 +107,8 @@ class Duel(Answer):
         )
 
     def whole(self) -> dict[str, Any]:
-        sides = {side: Completion(self.services, [turn]).whole() for side, turn in zip(SIDES, self.turns, strict=True)}
+        model = self.services.settings.model_name
+        sides = {side: completion(model, [turn]) for side, turn in zip(SIDES, self.turns, strict=True)}
         for side in sides.values():
             del side["system_fingerprint"]  # hidden until the choice
         return {"id": self._id, "object": "comparison", "conversation_id": self._conversation_id, **sides}
