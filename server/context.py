@@ -13,7 +13,7 @@ from feedback.ids import new_id
 from feedback.schema import Comparison, Conversation, Reply, ReplyState, TargetKind
 from feedback.verdicts import effective_vote
 from server.engine import Sampling
-from server.errors import ApiError
+from server.errors import ApiError, RequestRefused
 from server.services import Services
 from server.settings import Settings
 from server.turn import Question
@@ -31,11 +31,16 @@ async def question_of(services: Services, user_id: str, request: ChatRequest) ->
     if request.regenerate_of is None and _continues(messages):
         messages = [*place.history, *messages]
     prompt_token_ids = await asyncio.to_thread(services.prompts.render, messages)
+    sampling = sampling_of(services.settings, request, len(prompt_token_ids), services.engine.max_model_len)
+    try:
+        await services.engine.check(sampling)
+    except RequestRefused as error:
+        raise ApiError(400, f"response_format: {error}", param="response_format", code="invalid_value") from error
     return Question(
         user_id=user_id,
         messages=messages,
         prompt_token_ids=prompt_token_ids,
-        sampling=sampling_of(services.settings, request, len(prompt_token_ids), services.engine.max_model_len),
+        sampling=sampling,
         conversation_id=place.conversation_id,
         parent_id=place.parent_id,
         regenerate_of=request.regenerate_of,
@@ -64,6 +69,7 @@ def sampling_of(settings: Settings, request: ChatRequest, prompt_tokens: int, ma
         seed=request.seed,
         presence_penalty=request.presence_penalty or 0.0,
         frequency_penalty=request.frequency_penalty or 0.0,
+        json_schema=request.response_format.constraint() if request.response_format else None,
         top_logprobs=request.top_logprobs or 0,
     )
 

@@ -81,6 +81,8 @@ class Turn:
 
     def row(self) -> Reply:
         question, sampling = self.question, self.question.sampling
+        # Only where there is one: what marks a reply as not freely sampled is that it is there.
+        constraint = {} if sampling.json_schema is None else {"json_schema": sampling.json_schema}
         return Reply(
             id=self.reply_id,
             conversation_id=question.conversation_id,
@@ -100,6 +102,7 @@ class Turn:
                 "seed": sampling.seed,
                 "presence_penalty": sampling.presence_penalty,
                 "frequency_penalty": sampling.frequency_penalty,
+                **constraint,
             },
             template_digest=self._services.prompts.template_digest,
             policy_version=self.version,

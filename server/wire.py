@@ -21,6 +21,7 @@ T = TypeVar("T", bound=BaseModel)
 DONE = b"data: [DONE]\n\n"
 KEEPALIVE = b": keepalive\n\n"
 
+_MAX_SCHEMA_BYTES = 16 << 10
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
@@ -46,6 +47,38 @@ class StreamOptions(_Body):
     include_usage: bool = False
 
 
+class JsonSchema(_Body):
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class ResponseFormat(_Body):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    def constraint(self) -> dict[str, Any] | None:
+        """The JSON Schema that the reply is held to; None for text. Raises ApiError where it is missing or too long."""
+        if self.type == "text":
+            return None
+        if self.type == "json_object":
+            return {"type": "object"}
+        if self.json_schema is None:
+            raise ApiError(
+                422,
+                "response_format.json_schema: needed with the type json_schema",
+                param="response_format.json_schema",
+                code="invalid_value",
+            )
+        if len(orjson.dumps(self.json_schema.schema_)) > _MAX_SCHEMA_BYTES:
+            raise ApiError(
+                422,
+                f"response_format.json_schema.schema: at most {_MAX_SCHEMA_BYTES} bytes; shorten or split it",
+                param="response_format.json_schema.schema",
+                code="invalid_value",
+            )
+        return self.json_schema.schema_
+
+
 class ChatRequest(_Body):
     messages: Annotated[list[Message], Field(min_length=1)]
     model: str | None = None
@@ -64,11 +97,11 @@ class ChatRequest(_Body):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
+    response_format: ResponseFormat | None = None
     # Known to OpenAI's API and not to this server: an error beats a reply that ignored them.
     tools: list[Any] | None = None
     functions: list[Any] | None = None
     logit_bias: dict[str, Any] | None = None
-    response_format: dict[str, Any] | None = None
 
     @property
     def choices(self) -> int:
@@ -88,7 +121,7 @@ class ChatRequest(_Body):
 
     def check(self, settings: Settings) -> None:
         """Raises ApiError for what this server does not do, and for fields that contradict each other."""
-        self.refuse("tools", "functions", "logit_bias", "response_format", by="this server")
+        self.refuse("tools", "functions", "logit_bias", by="this server")
         if self.choices > settings.max_choices:
             raise ApiError(400, f"n: at most {settings.max_choices}", param="n", code="invalid_value")
         if self.top_logprobs is not None and not self.logprobs:
@@ -110,7 +143,7 @@ class ChatRequest(_Body):
             "tools": bool(self.tools),
             "functions": bool(self.functions),
             "logit_bias": bool(self.logit_bias),
-            "response_format": (self.response_format or {}).get("type", "text") != "text",
+            "response_format": self.response_format is not None and self.response_format.type != "text",
         }
         for param in params:
             if asked[param]:

@@ -40,6 +40,9 @@ class FakeEngine:
         if dead := os.environ.get("FAKE_ENGINE_DEAD"):
             Path(dead).unlink(missing_ok=True)  # noqa: ASYNC240
 
+    async def check(self, sampling: Sampling) -> None:
+        pass
+
     async def generate(
         self, request_id: str, prompt_token_ids: Sequence[int], sampling: Sampling, version: str
     ) -> AsyncGenerator[Chunk, None]:
