@@ -150,7 +150,7 @@ _USER = table(User)
 _CONVERSATION = table(Conversation)
 
 
-_HELD = ("json_schema",)  # in `sampling` of a reply that was not its policy's free answer to its messages
+_HELD = ("json_schema", "tools")  # in `sampling` of a reply that was not its policy's free answer to its messages
 
 
 def ended_well(reply: FromClause) -> Any:

@@ -30,7 +30,16 @@ async def question_of(services: Services, user_id: str, request: ChatRequest) ->
         )
     if request.regenerate_of is None and _continues(messages):
         messages = [*place.history, *messages]
-    prompt_token_ids = await asyncio.to_thread(services.prompts.render, messages)
+    tools = request.offered
+    if (tools or any(message.has_tools for message in request.messages)) and not services.prompts.has_tools:
+        raise ApiError(
+            422,
+            f"the chat template of {services.settings.model_name} has no tools, or none that this server can read "
+            "from a reply (<tool_call>, as Hermes and Qwen models write them)",
+            param="tools" if tools else "messages",
+            code="unsupported",
+        )
+    prompt_token_ids = await asyncio.to_thread(services.prompts.render, messages, tools)
     sampling = sampling_of(services.settings, request, len(prompt_token_ids), services.engine.max_model_len)
     try:
         await services.engine.check(sampling)
@@ -44,6 +53,7 @@ async def question_of(services: Services, user_id: str, request: ChatRequest) ->
         conversation_id=place.conversation_id,
         parent_id=place.parent_id,
         regenerate_of=request.regenerate_of,
+        tools=tools,
     )
 
 
@@ -83,7 +93,7 @@ class Place:
     history: tuple[dict[str, Any], ...] = ()  # as the user last saw it
 
 
-def _continues(messages: list[dict[str, str]]) -> bool:
+def _continues(messages: list[dict[str, Any]]) -> bool:
     """One message of the user alone: the client leaves the history to the server."""
     return len(messages) == 1 and messages[0]["role"] == "user"
 

@@ -47,6 +47,7 @@ class Question:
     conversation_id: str
     parent_id: str | None = None
     regenerate_of: str | None = None
+    tools: Sequence[dict[str, Any]] = ()  # that the reply may call
 
 
 class Turn:
@@ -81,8 +82,8 @@ class Turn:
 
     def row(self) -> Reply:
         question, sampling = self.question, self.question.sampling
-        # Only where there is one: what marks a reply as not freely sampled is that it is there.
-        constraint = {} if sampling.json_schema is None else {"json_schema": sampling.json_schema}
+        # Only where there is one: its being there is what keeps a reply out of training.
+        held = {"json_schema": sampling.json_schema, "tools": question.tools or None}
         return Reply(
             id=self.reply_id,
             conversation_id=question.conversation_id,
@@ -102,7 +103,7 @@ class Turn:
                 "seed": sampling.seed,
                 "presence_penalty": sampling.presence_penalty,
                 "frequency_penalty": sampling.frequency_penalty,
-                **constraint,
+                **{name: value for name, value in held.items() if value is not None},
             },
             template_digest=self._services.prompts.template_digest,
             policy_version=self.version,

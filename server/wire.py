@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from starlette.requests import Request
 
 from server.errors import ApiError, error_body
@@ -22,7 +22,7 @@ DONE = b"data: [DONE]\n\n"
 KEEPALIVE = b": keepalive\n\n"
 
 _MAX_SCHEMA_BYTES = 16 << 10
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 
 
 class _Body(BaseModel):
@@ -34,13 +34,53 @@ class TextPart(_Body):
     text: str
 
 
-class Message(_Body):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+class Called(_Body):
+    name: Annotated[str, Field(pattern=_NAME)]
+    arguments: str
 
-    def plain(self) -> dict[str, str]:
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": _ROLES[self.role], "content": content}
+
+class ToolCall(_Body):
+    id: str
+    type: Literal["function"] = "function"
+    function: Called
+
+
+class Message(_Body):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=128)] | None = None
+    tool_call_id: str | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Message:
+        if self.content is None and not self.tool_calls:
+            raise ValueError("content is needed, but for an assistant's message that has tool_calls")
+        return self
+
+    @property
+    def has_tools(self) -> bool:
+        return self.role == "tool" or bool(self.tool_calls)
+
+    def plain(self) -> dict[str, Any]:
+        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
+        role = "system" if self.role == "developer" else self.role
+        plain: dict[str, Any] = {"role": role, "content": content}
+        if self.tool_calls:
+            plain["tool_calls"] = [call.model_dump() for call in self.tool_calls]
+        if self.tool_call_id is not None:
+            plain["tool_call_id"] = self.tool_call_id
+        return plain
+
+
+class Function(_Body):
+    name: Annotated[str, Field(pattern=_NAME)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(_Body):
+    type: Literal["function"]
+    function: Function
 
 
 class StreamOptions(_Body):
@@ -48,7 +88,7 @@ class StreamOptions(_Body):
 
 
 class JsonSchema(_Body):
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    name: Annotated[str, Field(pattern=_NAME)]
     schema_: Annotated[dict[str, Any], Field(alias="schema")]
 
 
@@ -98,10 +138,18 @@ class ChatRequest(_Body):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     response_format: ResponseFormat | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: str | dict[str, Any] | None = None
     # Known to OpenAI's API and not to this server: an error beats a reply that ignored them.
-    tools: list[Any] | None = None
     functions: list[Any] | None = None
     logit_bias: dict[str, Any] | None = None
+
+    @property
+    def offered(self) -> list[dict[str, Any]]:
+        """The tools that the model may call in its reply."""
+        if self.tool_choice == "none":
+            return []
+        return [tool.model_dump(exclude_none=True) for tool in self.tools or ()]
 
     @property
     def choices(self) -> int:
@@ -121,7 +169,18 @@ class ChatRequest(_Body):
 
     def check(self, settings: Settings) -> None:
         """Raises ApiError for what this server does not do, and for fields that contradict each other."""
-        self.refuse("tools", "functions", "logit_bias", by="this server")
+        self.refuse("functions", "logit_bias", by="this server")
+        if self.tool_choice not in (None, "auto", "none"):
+            raise ApiError(
+                422, 'tool_choice: this server takes "auto" and "none"', param="tool_choice", code="unsupported"
+            )
+        if self.offered and self.response_format is not None and self.response_format.type != "text":
+            raise ApiError(
+                422,
+                "tools: not together with a response_format, which forbids calls",
+                param="tools",
+                code="unsupported",
+            )
         if self.choices > settings.max_choices:
             raise ApiError(400, f"n: at most {settings.max_choices}", param="n", code="invalid_value")
         if self.top_logprobs is not None and not self.logprobs:
@@ -210,12 +269,20 @@ class ChunkWriter:
         self._opening = b"data: " + orjson.dumps(self._envelope)[:-1] + b',"choices":[' + choice[:-1] + b',"delta":'
         self._begun = False
 
-    def chunk(self, text: str, finish_reason: str | None = None, logprobs: Sequence[Mapping[str, Any]] = ()) -> bytes:
-        """The events for what the engine said: none for half a character, up to three for a reply of one token."""
+    def chunk(
+        self,
+        text: str,
+        finish_reason: str | None = None,
+        logprobs: Sequence[Mapping[str, Any]] = (),
+        calls: Sequence[Mapping[str, Any]] = (),
+    ) -> bytes:
+        """The events for what the engine said: none for half a character, several where a reply begins or ends."""
         written = b"" if self._begun else self.role()
         self._begun = True
         if text or logprobs:
             written += self.text(text, logprobs)
+        if calls:
+            written += self.calls(calls)
         if finish_reason is not None:
             written += self.finish(finish_reason)
         return written
@@ -228,6 +295,10 @@ class ChunkWriter:
         if not logprobs:
             return written + b"}" + _GOES_ON
         return written + b'},"logprobs":' + orjson.dumps(logprobs_of(logprobs)) + b',"finish_reason":null}]}\n\n'
+
+    def calls(self, calls: Sequence[Mapping[str, Any]]) -> bytes:
+        numbered = [{"index": index, **call} for index, call in enumerate(calls)]
+        return self._opening + b'{"tool_calls":' + orjson.dumps(numbered) + b"}" + _GOES_ON
 
     def finish(self, reason: str | None) -> bytes:
         return self._opening + b'{},"logprobs":null,"finish_reason":' + orjson.dumps(reason or "stop") + b"}]}\n\n"

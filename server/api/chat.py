@@ -14,6 +14,7 @@ from server.engine import Chunk
 from server.identity import Scope
 from server.limits import Allowance
 from server.services import Services, services_of
+from server.tool_calls import CallReader, parsed
 from server.turn import Turn, begin, check_room
 from server.vocabulary import Vocabulary
 from server.wire import ChatRequest, ChunkWriter, logprobs_of, parse, read_json, usage_of
@@ -38,7 +39,7 @@ async def chat_completions(request: Request) -> Response:
     body = parse(ChatRequest, await read_json(request, services.settings.max_body_bytes))
     turns = await open_turns(services, identity.user_id, body)
     request.state.track = turns[0].assignment.arm
-    answer = Completion(services, turns, allowance, logprobs=bool(body.logprobs))
+    answer = Completion(services, turns, allowance, logprobs=bool(body.logprobs), calls=bool(body.offered))
     return answer.response(stream=body.stream, include_usage=body.include_usage)
 
 
@@ -69,10 +70,11 @@ class Completion(Answer):
     """OpenAI's chat completion. Its id is its first choice's."""
 
     def __init__(
-        self, services: Services, turns: Sequence[Turn], allowance: Allowance, *, logprobs: bool = False
+        self, services: Services, turns: Sequence[Turn], allowance: Allowance, *, logprobs: bool, calls: bool
     ) -> None:
         super().__init__(services, turns, allowance)
         self._vocabulary = services.prompts.vocabulary if logprobs else None
+        self._readers = [CallReader() for _ in turns] if calls else []
         first = turns[0]
         self._writers = [
             ChunkWriter(
@@ -87,13 +89,29 @@ class Completion(Answer):
 
     def said(self, at: int, chunk: Chunk) -> bytes:
         content = self._vocabulary.content(chunk.token_ids, chunk.logprobs, chunk.likely) if self._vocabulary else ()
-        return self._writers[at].chunk(chunk.text, chunk.finish_reason, content)
+        if not self._readers:
+            return self._writers[at].chunk(chunk.text, chunk.finish_reason, content)
+        text, finish_reason, calls = self._readers[at].read(chunk.text), chunk.finish_reason, []
+        if finish_reason is not None:
+            rest, calls = self._readers[at].end()
+            text += rest
+        return self._writers[at].chunk(text, _finish_reason(finish_reason, calls), content, calls)
 
     def usage(self) -> bytes:
         return self._writers[0].usage(usage_of_turns(self.turns))
 
     def whole(self) -> dict[str, Any]:
-        return completion(self.services.settings.model_name, self.turns, self._vocabulary)
+        body = completion(self.services.settings.model_name, self.turns, self._vocabulary)
+        for choice in body["choices"] if self._readers else ():
+            said, calls = parsed(choice["message"]["content"])
+            if calls:
+                choice["message"] |= {"content": said or None, "tool_calls": calls}
+                choice["finish_reason"] = _finish_reason(choice["finish_reason"], calls)
+        return body
+
+
+def _finish_reason(reason: str | None, calls: Sequence[Any]) -> str | None:
+    return "tool_calls" if calls and reason == "stop" else reason
 
 
 def completion(model: str, turns: Sequence[Turn], vocabulary: Vocabulary | None = None) -> dict[str, Any]:

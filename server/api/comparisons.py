@@ -45,7 +45,7 @@ async def compare(request: Request) -> Response:
 
 async def open_duel(services: Services, user_id: str, body: ChatRequest, allowance: Allowance) -> Duel:
     body.check(services.settings)
-    body.refuse("n", "logprobs", "response_format", by="a comparison")
+    body.refuse("n", "logprobs", "response_format", "tools", by="a comparison")
     check_room(services, user_id, replies=2)
     question = await question_of(services, user_id, body)
     await services.residency.settled()
