@@ -12,12 +12,12 @@ from feedback.errors import UnknownTarget
 from feedback.ids import new_id
 from feedback.schema import Comparison, Conversation, Reply, ReplyState, TargetKind
 from feedback.verdicts import effective_vote
+from server.chat_request import ChatRequest
 from server.engine import Sampling
 from server.errors import ApiError, RequestRefused
 from server.services import Services
 from server.settings import Settings
 from server.turn import Question
-from server.wire import ChatRequest
 
 
 async def question_of(services: Services, user_id: str, request: ChatRequest) -> Question:

@@ -81,7 +81,8 @@ class Allowance:
 
     def headers(self) -> dict[str, str]:
         """As OpenAI names them; of a key's and a user's limit the one with less left. The reset is until it is full."""
-        at, found = self._clock(), {}
+        at = self._clock()
+        found: dict[str, str] = {}
         for unit in ("requests", "tokens"):
             buckets = [limit.bucket for limit in self._limits if limit.unit == unit]
             if buckets:

@@ -48,7 +48,7 @@ class Prompts:
     ) -> list[int]:
         """Token ids up to and including what opens the assistant's reply."""
         safe = [{**self._safe(_with_arguments(message)), "role": message["role"]} for message in messages]
-        options = {"tools": self._safe(tools)} if tools else {}
+        options: dict[str, Any] = {"tools": self._safe(tools)} if tools else {}
         try:
             ids = self._tokenizer.apply_chat_template(
                 safe, add_generation_prompt=True, tokenize=True, return_dict=False, **options

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from server.answer import Answer
+from server.chat_request import ChatRequest
 from server.context import question_of
 from server.engine import Chunk
 from server.identity import Scope
@@ -17,7 +18,7 @@ from server.services import Services, services_of
 from server.tool_calls import CallReader, parsed
 from server.turn import Turn, begin, check_room
 from server.vocabulary import Vocabulary
-from server.wire import ChatRequest, ChunkWriter, logprobs_of, parse, read_json, usage_of
+from server.wire import ChunkWriter, logprobs_of, parse, read_json, usage_of
 
 router = APIRouter(prefix="/v1")
 
@@ -91,11 +92,11 @@ class Completion(Answer):
         content = self._vocabulary.content(chunk.token_ids, chunk.logprobs, chunk.likely) if self._vocabulary else ()
         if not self._readers:
             return self._writers[at].chunk(chunk.text, chunk.finish_reason, content)
-        text, finish_reason, calls = self._readers[at].read(chunk.text), chunk.finish_reason, []
-        if finish_reason is not None:
-            rest, calls = self._readers[at].end()
-            text += rest
-        return self._writers[at].chunk(text, _finish_reason(finish_reason, calls), content, calls)
+        text = self._readers[at].read(chunk.text)
+        if chunk.finish_reason is None:
+            return self._writers[at].chunk(text, None, content)
+        rest, calls = self._readers[at].end()
+        return self._writers[at].chunk(text + rest, _finish_reason(chunk.finish_reason, calls), content, calls)
 
     def usage(self) -> bytes:
         return self._writers[0].usage(usage_of_turns(self.turns))

@@ -18,6 +18,7 @@ from feedback.ledger import begin_comparison, ensure_conversation, ensure_user
 from feedback.schema import Comparison, Reply
 from server.answer import Answer
 from server.api.chat import completion, usage_of_turns
+from server.chat_request import ChatRequest
 from server.context import question_of
 from server.engine import Chunk
 from server.identity import Scope
@@ -25,7 +26,7 @@ from server.limits import Allowance
 from server.routing import Assignment, pair
 from server.services import Services, services_of
 from server.turn import Turn, check_room, title_of
-from server.wire import ChatRequest, ChunkWriter, parse, read_json
+from server.wire import ChunkWriter, parse, read_json
 
 router = APIRouter(prefix="/v1")
 

@@ -81,7 +81,8 @@ def text_of(prompts: Prompts, ids: list[int]) -> str:
 
 
 def test_the_template_is_given_the_tools_the_calls_and_what_they_gave(prompts: Prompts) -> None:
-    from server.wire import ChatRequest, parse
+    from server.chat_request import ChatRequest
+    from server.wire import parse
 
     request = parse(ChatRequest, {"messages": ANSWERED, "tools": [WEATHER]})
     text = text_of(prompts, prompts.render([message.plain() for message in request.messages], request.offered))

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.chat_request import ChatRequest
 from server.errors import ApiError
-from server.wire import ChatRequest, ChunkWriter, parse
+from server.wire import ChunkWriter, parse
 
 
 def data(written: bytes) -> Any:
