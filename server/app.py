@@ -42,7 +42,7 @@ _SECURITY = {
 
 
 def make_app(services: Services) -> FastAPI:
-    app = FastAPI(title="kudos", openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(title="kudos", docs_url=None, redoc_url=None)  # its pages load scripts from elsewhere
     app.state.services = services
     for module in (chat, comparisons, votes, conversations, me, operations, status):
         app.include_router(module.router)

@@ -18,7 +18,7 @@ _NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
 
 
 class TextPart(_Body):
@@ -127,13 +127,21 @@ class ChatRequest(_Body):
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     conversation_id: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")] | None = None
+    """The conversation that this goes on with; one message alone then leaves the history to the server."""
     regenerate_of: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """A reply to write again; the new one stands beside it in the conversation."""
     logprobs: bool | None = None
+    """Tell each token of the reply, with its logprob and its exact bytes."""
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    """With `logprobs`: so many of the most likely tokens at each position."""
     n: Annotated[int, Field(ge=1, le=128)] | None = None
+    """Replies to write; the server's setting may allow fewer. Each has its own `reply_id`, to vote on."""
     response_format: ResponseFormat | None = None
+    """What the reply is held to. The model is not told: say it in the messages as well."""
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    """What the model may call, where its chat template has tools."""
     tool_choice: str | dict[str, Any] | None = None
+    """`auto` or `none`."""
     # Known to OpenAI's API and not to this server: an error beats a reply that ignored them.
     functions: list[Any] | None = None
     logit_bias: dict[str, Any] | None = None

@@ -14,6 +14,7 @@ from server.context import question_of
 from server.engine import Chunk
 from server.identity import Scope
 from server.limits import Allowance
+from server.openapi import body_of
 from server.services import Services, services_of
 from server.tool_calls import CallReader, parsed
 from server.turn import Turn, begin, check_room
@@ -32,15 +33,16 @@ async def models(request: Request) -> dict[str, Any]:
     return {"object": "list", "data": [{"id": name, "object": "model", "created": created, "owned_by": "kudos"}]}
 
 
-@router.post("/chat/completions")
+@router.post("/chat/completions", openapi_extra=body_of(ChatRequest))
 async def chat_completions(request: Request) -> Response:
     services = services_of(request)
     identity = await services.identity(request, Scope.CHAT)
     allowance = services.admit(request, identity)
     body = parse(ChatRequest, await read_json(request, services.settings.max_body_bytes))
+    vocabulary = services.prompts.vocabulary if body.logprobs else None
     turns = await open_turns(services, identity.user_id, body)
     request.state.track = turns[0].assignment.arm
-    answer = Completion(services, turns, allowance, logprobs=bool(body.logprobs), calls=bool(body.offered))
+    answer = Completion(services, turns, allowance, vocabulary, calls=bool(body.offered))
     return answer.response(stream=body.stream, include_usage=body.include_usage)
 
 
@@ -71,10 +73,16 @@ class Completion(Answer):
     """OpenAI's chat completion. Its id is its first choice's."""
 
     def __init__(
-        self, services: Services, turns: Sequence[Turn], allowance: Allowance, *, logprobs: bool, calls: bool
+        self,
+        services: Services,
+        turns: Sequence[Turn],
+        allowance: Allowance,
+        vocabulary: Vocabulary | None,
+        *,
+        calls: bool,
     ) -> None:
         super().__init__(services, turns, allowance)
-        self._vocabulary = services.prompts.vocabulary if logprobs else None
+        self._vocabulary = vocabulary  # where logprobs are asked for
         self._readers = [CallReader() for _ in turns] if calls else []
         first = turns[0]
         self._writers = [

@@ -23,6 +23,7 @@ from server.context import question_of
 from server.engine import Chunk
 from server.identity import Scope
 from server.limits import Allowance
+from server.openapi import body_of
 from server.routing import Assignment, pair
 from server.services import Services, services_of
 from server.turn import Turn, check_room, title_of
@@ -34,7 +35,7 @@ SIDES = ("left", "right")
 _draw = random.SystemRandom()
 
 
-@router.post("/comparisons")
+@router.post("/comparisons", openapi_extra=body_of(ChatRequest))
 async def compare(request: Request) -> Response:
     services = services_of(request)
     identity = await services.identity(request, Scope.CHAT)

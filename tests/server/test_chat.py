@@ -230,6 +230,18 @@ def test_errors_have_one_shape(real: Running, body: dict[str, Any], status: int,
     assert error["param"] == param
 
 
+def test_openapi_has_the_fields_with_their_bounds(real: Running) -> None:
+    described = httpx.get(f"{real.url}/openapi.json").json()
+    for path in ("/v1/chat/completions", "/v1/comparisons"):
+        body = described["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert body["required"] == ["messages"]
+        assert "$ref" not in str(body)
+        fields = body["properties"]
+        assert {"n", "logprobs", "top_logprobs", "response_format", "tools", "conversation_id"} <= set(fields)
+        assert {"type": "integer", "minimum": 0, "maximum": 20} in fields["top_logprobs"]["anyOf"]
+        assert fields["n"]["description"]
+
+
 def test_bodies_that_are_too_large_too_deep_or_not_json(real: Running) -> None:
     with real.client() as client:
         post = lambda content: client.post("/v1/chat/completions", content=content)  # noqa: E731
