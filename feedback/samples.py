@@ -1,15 +1,15 @@
 """Votes to training samples, each of which names the vote that it came from.
 
-Only effective, unquarantined votes of users who agreed and are not erased, on replies that ended well, were generated
-by one policy from end to end and were not deleted. What a sample is worth to a model is not decided here: a `both_bad`
-stays a `both_bad`, and a flag stays a flag. No tokeniser: ids are those that the engine recorded, or None where the
-reply was imported as text.
+Only effective, unquarantined votes of users who agreed and are not erased, on replies that ended well, were sampled
+freely by one policy from end to end, and were not deleted. What a sample is worth to a model is not decided here: a
+`both_bad` stays a `both_bad`, and a flag stays a flag. No tokeniser: ids are those that the engine recorded, or None
+where the reply was imported as text.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import FromClause, Select, and_, false, func, or_, select, union_all
+from sqlalchemy import FromClause, Select, Text, and_, cast, false, func, or_, select, union_all
 from sqlalchemy.orm import Session
 
 from feedback.packing import unpack_ids
@@ -150,11 +150,17 @@ _USER = table(User)
 _CONVERSATION = table(Conversation)
 
 
+_HELD = ("json_schema", "tools")  # in `sampling` of a reply that was not its policy's free answer to its messages
+
+
 def ended_well(reply: FromClause) -> Any:
+    """Whole, and what one policy answered to the messages by itself."""
     return and_(
         reply.c.state.in_([ReplyState.COMPLETE.value, ReplyState.STOPPED.value]),
         reply.c.text != "",
         reply.c.mixed_versions.is_(None),
+        # Not by a JSON operator: PostgreSQL's fail where any string of the value has \u0000 in it, as a client's may.
+        *(~cast(reply.c.sampling, Text).contains(f'"{name}":', autoescape=True) for name in _HELD),
     )
 
 

@@ -42,7 +42,7 @@ _SECURITY = {
 
 
 def make_app(services: Services) -> FastAPI:
-    app = FastAPI(title="kudos", openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(title="kudos", docs_url=None, redoc_url=None)  # its pages load scripts from elsewhere
     app.state.services = services
     for module in (chat, comparisons, votes, conversations, me, operations, status):
         app.include_router(module.router)
@@ -89,6 +89,9 @@ class Edge:
                 identity = state.get("identity")
                 if identity is not None and identity.new_cookie is not None:
                     headers.append("set-cookie", identity.new_cookie)
+                allowance = state.get("allowance")
+                if allowance is not None:
+                    headers.update(allowance.headers())
                 message = {**message, "headers": headers.raw}
             await send(message)
 

@@ -12,17 +12,16 @@ from feedback.errors import UnknownTarget
 from feedback.ids import new_id
 from feedback.schema import Comparison, Conversation, Reply, ReplyState, TargetKind
 from feedback.verdicts import effective_vote
+from server.chat_request import ChatRequest
 from server.engine import Sampling
-from server.errors import ApiError
+from server.errors import ApiError, RequestRefused
 from server.services import Services
 from server.settings import Settings
 from server.turn import Question
-from server.wire import ChatRequest
 
 
 async def question_of(services: Services, user_id: str, request: ChatRequest) -> Question:
     """Raises ApiError for what the model cannot take, UnknownTarget for someone else's conversation or reply."""
-    request.refuse_unsupported(services.settings)
     messages = [message.plain() for message in request.messages]
     place = Place(request.conversation_id or new_id("conv"))
     if request.conversation_id is not None or request.regenerate_of is not None:
@@ -31,15 +30,30 @@ async def question_of(services: Services, user_id: str, request: ChatRequest) ->
         )
     if request.regenerate_of is None and _continues(messages):
         messages = [*place.history, *messages]
-    prompt_token_ids = await asyncio.to_thread(services.prompts.render, messages)
+    tools = request.offered
+    if (tools or any(message.has_tools for message in request.messages)) and not services.prompts.has_tools:
+        raise ApiError(
+            422,
+            f"the chat template of {services.settings.model_name} has no tools, or none that this server can read "
+            "from a reply (<tool_call>, as Hermes and Qwen models write them)",
+            param="tools" if tools else "messages",
+            code="unsupported",
+        )
+    prompt_token_ids = await asyncio.to_thread(services.prompts.render, messages, tools)
+    sampling = sampling_of(services.settings, request, len(prompt_token_ids), services.engine.max_model_len)
+    try:
+        await services.engine.check(sampling)
+    except RequestRefused as error:
+        raise ApiError(400, f"response_format: {error}", param="response_format", code="invalid_value") from error
     return Question(
         user_id=user_id,
         messages=messages,
         prompt_token_ids=prompt_token_ids,
-        sampling=sampling_of(services.settings, request, len(prompt_token_ids), services.engine.max_model_len),
+        sampling=sampling,
         conversation_id=place.conversation_id,
         parent_id=place.parent_id,
         regenerate_of=request.regenerate_of,
+        tools=tools,
     )
 
 
@@ -65,6 +79,8 @@ def sampling_of(settings: Settings, request: ChatRequest, prompt_tokens: int, ma
         seed=request.seed,
         presence_penalty=request.presence_penalty or 0.0,
         frequency_penalty=request.frequency_penalty or 0.0,
+        json_schema=request.response_format.constraint() if request.response_format else None,
+        top_logprobs=request.top_logprobs or 0,
     )
 
 
@@ -77,7 +93,7 @@ class Place:
     history: tuple[dict[str, Any], ...] = ()  # as the user last saw it
 
 
-def _continues(messages: list[dict[str, str]]) -> bool:
+def _continues(messages: list[dict[str, Any]]) -> bool:
     """One message of the user alone: the client leaves the history to the server."""
     return len(messages) == 1 and messages[0]["role"] == "user"
 

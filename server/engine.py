@@ -6,10 +6,10 @@ fault cannot be caused otherwise.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,12 @@ class Sampling:
     seed: int | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    json_schema: Mapping[str, Any] | None = None  # set: the reply is JSON that this JSON Schema allows
+    top_logprobs: int = 0  # how many of each position's most likely tokens to tell; 0: the sampled one alone
+
+    def variant(self, number: int) -> Sampling:
+        """For one of several replies to one question: a seed that they shared would make them one reply."""
+        return self if self.seed is None else replace(self, seed=self.seed ^ number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,7 @@ class Chunk:
     logprobs: Sequence[float]  # of the sampled tokens, after temperature and top_p
     finish_reason: str | None = None  # stop, length; None while it goes on
     cached_tokens: int = 0  # of the prompt, found in the prefix cache
+    likely: Sequence[Sequence[tuple[int, float]]] = ()  # each position's most likely (id, logprob), best first
 
 
 class Engine(Protocol):
@@ -43,6 +50,9 @@ class Engine(Protocol):
 
     async def start(self, version: str, folder: Path) -> None:
         """Load the weights of `folder` as `version`. Called again after the engine died."""
+
+    async def check(self, sampling: Sampling) -> None:
+        """Raises RequestRefused for a constraint that the engine cannot keep to."""
 
     def generate(
         self, request_id: str, prompt_token_ids: Sequence[int], sampling: Sampling, version: str

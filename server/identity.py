@@ -55,6 +55,7 @@ class Identity:
     scopes: frozenset[str]
     actor: str  # who did it, for logs that operators read: a key's label, or "browser"
     new_cookie: str | None = None
+    key_id: str | None = None  # None for a browser
 
 
 def digest_of(secret: str) -> str:
@@ -147,12 +148,12 @@ class Identities:
             raise ApiError(401, "the API key is not known, or was revoked", code="invalid_api_key")
         scopes = frozenset(key.scopes)
         if user is None:
-            return Identity(key.user_id, scopes, key.label)
+            return Identity(key.user_id, scopes, key.label, key_id=key.id)
         if Scope.ON_BEHALF not in scopes:
             raise ApiError(403, "X-Kudos-User needs a key with the scope on_behalf", code="missing_scope")
         if not _USER_HEADER.fullmatch(user):
             raise ApiError(422, "X-Kudos-User: 1 to 128 printable ASCII characters", param="X-Kudos-User")
-        return Identity(f"{key.user_id}/{user}", scopes, key.label)
+        return Identity(f"{key.user_id}/{user}", scopes, key.label, key_id=key.id)
 
     def _find(self, secret: str) -> ApiKey | None:
         digest = digest_of(secret)

@@ -41,6 +41,12 @@ stream_aborts_total = Counter("kudos_chat_stream_aborts_total", "Replies that di
 tokens_total = Counter("kudos_chat_tokens_total", "Tokens, by type: prompt, cached, reply.", ["type"])
 replies_total = Counter("kudos_chat_replies_total", "Replies, by how they ended.", ["track", "state"])
 
+rate_limited_total = Counter(
+    "kudos_chat_rate_limited_total",
+    "Requests refused because a minute's worth was used up, by unit (requests, tokens) and whose (key, user).",
+    ["unit", "whose"],
+)
+
 votes_total = Counter(
     "kudos_feedback_votes_total", "Votes as they were answered.", ["kind", "value", "track", "result"]
 )

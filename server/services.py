@@ -19,6 +19,7 @@ from server import metrics
 from server.engine import Engine
 from server.errors import ApiError
 from server.identity import Identities, Identity, Scope
+from server.limits import Allowance, Limits
 from server.prompts import Prompts
 from server.settings import Settings
 
@@ -41,7 +42,11 @@ class Services:
     streams: Counter[str] = field(default_factory=Counter)  # user: replies being generated
     live: set[Turn] = field(default_factory=set)
     draining: bool = False
+    limits: Limits = field(init=False)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.limits = Limits(self.settings)
 
     async def write(self, operation: Callable[[Session], T]) -> T:
         """Returns when the operation's rows are durable. Raises StorageBusy when that takes too long."""
@@ -71,6 +76,13 @@ class Services:
         if scope not in found.scopes:
             raise ApiError(403, f"this needs the scope {scope}", code="missing_scope")
         return found
+
+    def admit(self, request: Request, identity: Identity) -> Allowance:
+        """What this request may use, which its response's headers tell. Raises ApiError 429 when that is nothing."""
+        allowance = self.limits.allowance(identity)
+        request.state.allowance = allowance
+        allowance.enter()
+        return allowance
 
     def background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A task that nobody's going away cancels; the server waits for it before it ends."""

@@ -64,11 +64,26 @@ class Settings(FeedbackSettings):
     max_messages: int = Field(default=512, ge=1)
     """Messages in one request."""
 
+    max_choices: int = Field(default=8, ge=1, le=128)
+    """Replies that one request may ask for with `n`."""
+
     max_streams: int = Field(default=512, ge=1)
     """Replies being generated at once, over all users; beyond it 503 and Retry-After."""
 
     max_streams_per_user: int = Field(default=64, ge=1)
     """Replies being generated at once for one user; beyond it 429 and Retry-After."""
+
+    requests_per_minute_per_key: int = Field(default=0, ge=0)
+    """Chat requests and comparisons that one API key may send in a minute; 0: no limit. Each replica counts alone."""
+
+    requests_per_minute_per_user: int = Field(default=0, ge=0)
+    """The same for one user, also where a key speaks for many; 0: no limit."""
+
+    tokens_per_minute_per_key: int = Field(default=0, ge=0)
+    """Tokens of prompts and replies that one API key may use in a minute; 0: no limit. Each replica counts alone."""
+
+    tokens_per_minute_per_user: int = Field(default=0, ge=0)
+    """The same for one user, also where a key speaks for many; 0: no limit."""
 
     keepalive_seconds: float = Field(default=5.0, gt=0.0, le=60.0)
     """How often a stream that has nothing to say yet sends a comment, so that proxies keep it open."""

@@ -1,6 +1,6 @@
 """One chat turn, from a request to a durable reply.
 
-`begin` hands the new reply to the ledger. `chunks` yields what the engine says; the caller sends each and calls
+`begin` hands the new replies to the ledger. `chunks` yields what the engine says; the caller sends each and calls
 `shown`; at the end exactly one of `complete`, `stop`, `fail` and `cut` writes what was shown. The beginning is written
 while the engine already works on the prompt; nothing is shown before it is durable.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -47,6 +47,7 @@ class Question:
     conversation_id: str
     parent_id: str | None = None
     regenerate_of: str | None = None
+    tools: Sequence[dict[str, Any]] = ()  # that the reply may call
 
 
 class Turn:
@@ -59,6 +60,7 @@ class Turn:
         self.text = ""
         self.token_ids: list[int] = []
         self.logprobs: list[float] = []
+        self.likely: list[Sequence[tuple[int, float]]] = []  # shown where asked for, and not stored
         self.cached_tokens = 0
         self.finish_reason: str | None = None
         self._started = time.perf_counter()
@@ -80,6 +82,8 @@ class Turn:
 
     def row(self) -> Reply:
         question, sampling = self.question, self.question.sampling
+        # Only where there is one: its being there is what keeps a reply out of training.
+        held = {"json_schema": sampling.json_schema, "tools": question.tools or None}
         return Reply(
             id=self.reply_id,
             conversation_id=question.conversation_id,
@@ -99,6 +103,7 @@ class Turn:
                 "seed": sampling.seed,
                 "presence_penalty": sampling.presence_penalty,
                 "frequency_penalty": sampling.frequency_penalty,
+                **{name: value for name, value in held.items() if value is not None},
             },
             template_digest=self._services.prompts.template_digest,
             policy_version=self.version,
@@ -107,18 +112,8 @@ class Turn:
             replica_id=self._services.residency.replica_id,
         )
 
-    def begin(self) -> None:
-        """Hand the reply to the ledger; `chunks` waits for it to be durable before the first is shown."""
-        row, title = self.row(), title_of(self.question.messages)
-
-        def append(session: Session) -> None:
-            ensure_user(session, row.user_id)
-            ensure_conversation(session, conversation_id=row.conversation_id, user_id=row.user_id, title=title)
-            begin_reply(session, Reply(**row.model_dump()))  # a fresh object: the ledger may run this twice
-
-        self.begun_by(self._services.background(self._services.write(append)))
-
     def begun_by(self, durable: asyncio.Future[Any]) -> None:
+        """What `chunks` waits for before it shows anything: the reply's being durable."""
         self._begun = durable
 
     async def chunks(self, keepalive_seconds: float) -> AsyncGenerator[Chunk | None, None]:
@@ -162,6 +157,7 @@ class Turn:
         self.text += chunk.text
         self.token_ids += chunk.token_ids
         self.logprobs += chunk.logprobs
+        self.likely += chunk.likely
         self._last = time.perf_counter()
         if chunk.finish_reason is not None:
             self.finish_reason = chunk.finish_reason
@@ -170,23 +166,25 @@ class Turn:
         """The reader left before a whole reply could be sent."""
         self.text, self.token_ids, self.logprobs, self.finish_reason = "", [], [], None
 
-    async def complete(self) -> None:
-        """Durable when it returns."""
-        await self._end(ReplyState.COMPLETE)
+    # Each of these begins to write when it is called, not when it is awaited: a caller that is cancelled has ended its
+    # turns all the same.
 
-    async def stop(self, reason: str) -> None:
+    def complete(self) -> Awaitable[None]:
+        """Durable when it has been awaited."""
+        return self._end(ReplyState.COMPLETE)
+
+    def stop(self, reason: str) -> Awaitable[None]:
         """The reader stopped or went away: what was shown is the reply."""
         if self.finish_reason is not None:
-            await self._end(ReplyState.COMPLETE)  # all of it had been shown
-            return
-        metrics.stream_aborts_total.labels(reason).inc()
-        self._trim()
-        await self._end(ReplyState.STOPPED)
+            return self._end(ReplyState.COMPLETE)  # all of it had been shown
+        return self._end_early(ReplyState.STOPPED, reason)
 
-    async def fail(self, reason: str) -> None:
-        metrics.stream_aborts_total.labels(reason).inc()
-        self._trim()
-        await self._end(ReplyState.FAILED)
+    def fail(self, reason: str) -> Awaitable[None]:
+        return self._end_early(ReplyState.FAILED, reason)
+
+    def cut(self) -> Awaitable[None]:
+        """The server ended before the reply did: nobody votes on it, nothing learns from it."""
+        return self._end_early(ReplyState.INCOMPLETE, "drained")
 
     def _trim(self) -> None:
         """Drop tokens whose text was not shown: the bytes of half a character, or what a stop string held back."""
@@ -203,18 +201,17 @@ class Turn:
         if self.task is not None:
             self.task.cancel()
 
-    async def cut(self) -> None:
-        """The server ended before the reply did: nobody votes on it, nothing learns from it."""
-        metrics.stream_aborts_total.labels("drained").inc()
+    def _end_early(self, state: ReplyState, reason: str) -> Awaitable[None]:
+        metrics.stream_aborts_total.labels(reason).inc()
         self._trim()
-        await self._end(ReplyState.INCOMPLETE)
+        return self._end(state)
 
-    async def _end(self, state: ReplyState) -> None:
+    def _end(self, state: ReplyState) -> Awaitable[None]:
         if self._ended:
-            return
+            return asyncio.sleep(0)
         self._ended = True
         # In a task of its own: the request's task may be cancelled while this is under way, and once more.
-        await asyncio.shield(self._services.background(self._write_end(state)))
+        return asyncio.shield(self._services.background(self._write_end(state)))
 
     async def _write_end(self, state: ReplyState) -> None:
         services = self._services
@@ -280,6 +277,21 @@ class Turn:
         metrics.tokens_total.labels("prompt").inc(len(self.question.prompt_token_ids))
         metrics.tokens_total.labels("cached").inc(self.cached_tokens)
         metrics.tokens_total.labels("reply").inc(tokens)
+
+
+def begin(services: Services, turns: Sequence[Turn]) -> None:
+    """Hand their replies to the ledger, all or none; `chunks` waits for that before anything is shown."""
+    rows, title = [turn.row() for turn in turns], title_of(turns[0].question.messages)
+
+    def append(session: Session) -> None:
+        for row in rows:
+            ensure_user(session, row.user_id)
+            ensure_conversation(session, conversation_id=row.conversation_id, user_id=row.user_id, title=title)
+            begin_reply(session, Reply(**row.model_dump()))  # a fresh object: the ledger may run this twice
+
+    durable = services.background(services.write(append))
+    for turn in turns:
+        turn.begun_by(durable)
 
 
 def title_of(messages: Sequence[dict[str, Any]]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import itertools
+import json
 import logging
 import os
 import signal
@@ -54,6 +55,7 @@ class VllmEngine:
 
     async def start(self, version: str, folder: Path) -> None:
         await self.close()
+        from vllm.config import StructuredOutputsConfig
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -75,6 +77,9 @@ class VllmEngine:
             "logprobs_mode": "processed_logprobs",
             "enable_prefix_caching": True,
             "generation_config": "vllm",  # sampling is the request's and ours, not the model folder's
+            # vLLM keeps to the backend of its first constrained request, so it is not left to choose one by request.
+            # Free white space is where a small model gets lost.
+            "structured_outputs_config": StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),
         }
         if settings.max_model_len is not None:
             options["max_model_len"] = settings.max_model_len
@@ -96,6 +101,21 @@ class VllmEngine:
         self._bases, self._adapters = {version}, {}
         await self._llm.update_weight_version(version)
 
+    async def check(self, sampling: Sampling) -> None:
+        if sampling.json_schema is None:
+            return
+
+        def convert() -> None:
+            from vllm import SamplingParams
+            from vllm.v1.structured_output.backend_xgrammar import validate_xgrammar_grammar
+
+            validate_xgrammar_grammar(SamplingParams(structured_outputs=_constraint(sampling)))
+
+        try:
+            await asyncio.to_thread(convert)
+        except Exception as error:
+            raise self._translated(error) from error
+
     async def generate(
         self, request_id: str, prompt_token_ids: Sequence[int], sampling: Sampling, version: str
     ) -> AsyncGenerator[Chunk, None]:
@@ -110,7 +130,8 @@ class VllmEngine:
             seed=sampling.seed,
             presence_penalty=sampling.presence_penalty,
             frequency_penalty=sampling.frequency_penalty,
-            logprobs=0,
+            logprobs=sampling.top_logprobs,
+            structured_outputs=_constraint(sampling),
             output_kind=RequestOutputKind.DELTA,
             skip_clone=True,
         )
@@ -121,6 +142,8 @@ class VllmEngine:
                 async for output in outputs:
                     completion = output.outputs[0]
                     ids = completion.token_ids
+                    if completion.finish_reason == "error":  # as when its grammar could not be compiled
+                        raise EngineError("the engine gave the reply up")
                     yield Chunk(
                         text=completion.text,
                         token_ids=ids,
@@ -130,6 +153,7 @@ class VllmEngine:
                         ],
                         finish_reason=completion.finish_reason,
                         cached_tokens=output.num_cached_tokens or 0,
+                        likely=_likely(completion.logprobs, sampling.top_logprobs),
                     )
         except Exception as error:
             raise self._translated(error) from error
@@ -224,6 +248,24 @@ class VllmEngine:
         if isinstance(error, VLLMClientError | ValueError):
             return RequestRefused(str(error))
         return EngineError(f"the engine failed: {type(error).__name__}")
+
+
+def _constraint(sampling: Sampling) -> Any:
+    if sampling.json_schema is None:
+        return None
+    from vllm.sampling_params import StructuredOutputsParams
+
+    return StructuredOutputsParams(json=json.dumps(sampling.json_schema))
+
+
+def _likely(logprobs: Any, count: int) -> list[list[tuple[int, float]]]:
+    """vLLM names the sampled token at every position, also where it is not among the most likely."""
+    if not count:
+        return []
+    return [
+        sorted(((token, each.logprob) for token, each in position.items()), key=lambda pair: -pair[1])[:count]
+        for position in logprobs or ()
+    ]
 
 
 def _tokens(token_ids: Sequence[int]) -> dict[str, Any]:

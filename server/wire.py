@@ -1,4 +1,4 @@
-"""What goes over the wire: OpenAI's chat requests and chunks, with kudos' few optional fields.
+"""What goes over the wire: bodies in, events and OpenAI's chunks out.
 
 Chunks are spelled by hand around the one string that changes, because a stream sends one per token.
 """
@@ -6,98 +6,19 @@ Chunks are spelled by hand around the one string that changes, because a stream 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from server.errors import ApiError, error_body
-from server.settings import Settings
 
 T = TypeVar("T", bound=BaseModel)
 
 DONE = b"data: [DONE]\n\n"
 KEEPALIVE = b": keepalive\n\n"
-
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class TextPart(_Body):
-    type: Literal["text"]
-    text: str
-
-
-class Message(_Body):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-
-    def plain(self) -> dict[str, str]:
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": _ROLES[self.role], "content": content}
-
-
-class StreamOptions(_Body):
-    include_usage: bool = False
-
-
-class ChatRequest(_Body):
-    messages: Annotated[list[Message], Field(min_length=1)]
-    model: str | None = None
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0.0, le=2.0)] | None = None
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2.0, le=2.0)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2.0, le=2.0)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    conversation_id: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")] | None = None
-    regenerate_of: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    # Known to OpenAI's API and not to this server: an error beats a reply that ignored them.
-    n: int | None = None
-    logprobs: bool | None = None
-    tools: list[Any] | None = None
-    functions: list[Any] | None = None
-    logit_bias: dict[str, Any] | None = None
-    response_format: dict[str, Any] | None = None
-
-    @field_validator("stop")
-    @classmethod
-    def _stops_are_short(cls, value: str | list[str] | None) -> str | list[str] | None:
-        for stop in [value] if isinstance(value, str) else value or []:
-            if not 0 < len(stop) <= 256:
-                raise ValueError("a stop string has 1 to 256 characters")
-        return value
-
-    def refuse_unsupported(self, settings: Settings) -> None:
-        asked = {
-            "n": self.n not in (None, 1),
-            "logprobs": bool(self.logprobs),
-            "tools": bool(self.tools),
-            "functions": bool(self.functions),
-            "logit_bias": bool(self.logit_bias),
-            "response_format": (self.response_format or {}).get("type", "text") != "text",
-        }
-        for param, wanted in asked.items():
-            if wanted:
-                raise ApiError(400, f"{param}: this server does not do that yet", param=param, code="unsupported")
-        if self.model is not None and self.model not in (settings.model_name, "kudos"):
-            raise ApiError(
-                404,
-                f"the model {self.model[:100]!r} does not exist; this server has {settings.model_name!r}",
-                param="model",
-                code="model_not_found",
-            )
-        if len(self.messages) > settings.max_messages:
-            raise ApiError(422, f"messages: at most {settings.max_messages}", param="messages")
 
 
 async def read_json(request: Request, limit_bytes: int) -> Any:
@@ -137,33 +58,69 @@ def error_event(status: int, message: str, code: str | None = None) -> bytes:
     return sse(error_body(status, message, code=code))
 
 
-class ChunkWriter:
-    """The chunks of one reply. `extra` stands in every chunk: conversation, side and the like."""
+_GOES_ON = b',"logprobs":null,"finish_reason":null}]}\n\n'
 
-    def __init__(self, reply_id: str, model: str, extra: Mapping[str, Any]) -> None:
+
+class ChunkWriter:
+    """The chunks of one reply. `extra` stands in every chunk: conversation, side and the like.
+
+    The choices of one completion share its id, which is the first one's; `reply_id` is each one's own.
+    """
+
+    def __init__(
+        self, reply_id: str, model: str, extra: Mapping[str, Any], *, index: int = 0, completion_id: str | None = None
+    ) -> None:
         self._envelope: dict[str, Any] = {
-            "id": reply_id,
+            "id": completion_id or reply_id,
             "object": "chat.completion.chunk",
             "created": int(time.time()),
             "model": model,
             **extra,
         }
-        opening = orjson.dumps(self._envelope)[:-1] + b',"choices":[{"index":0,"delta":'
-        self._before = b"data: " + opening + b'{"content":'
-        self._after = b'},"logprobs":null,"finish_reason":null}]}\n\n'
-        self._opening = b"data: " + opening
+        choice = orjson.dumps({"index": index, "reply_id": reply_id})
+        self._opening = b"data: " + orjson.dumps(self._envelope)[:-1] + b',"choices":[' + choice[:-1] + b',"delta":'
+        self._begun = False
+
+    def chunk(
+        self,
+        text: str,
+        finish_reason: str | None = None,
+        logprobs: Sequence[Mapping[str, Any]] = (),
+        calls: Sequence[Mapping[str, Any]] = (),
+    ) -> bytes:
+        """The events for what the engine said: none for half a character, several where a reply begins or ends."""
+        written = b"" if self._begun else self.role()
+        self._begun = True
+        if text or logprobs:
+            written += self.text(text, logprobs)
+        if calls:
+            written += self.calls(calls)
+        if finish_reason is not None:
+            written += self.finish(finish_reason)
+        return written
 
     def role(self) -> bytes:
-        return self._opening + b'{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]}\n\n'
+        return self._opening + b'{"role":"assistant","content":""}' + _GOES_ON
 
-    def text(self, text: str) -> bytes:
-        return self._before + orjson.dumps(text) + self._after
+    def text(self, text: str, logprobs: Sequence[Mapping[str, Any]] = ()) -> bytes:
+        written = self._opening + b'{"content":' + orjson.dumps(text)
+        if not logprobs:
+            return written + b"}" + _GOES_ON
+        return written + b'},"logprobs":' + orjson.dumps(logprobs_of(logprobs)) + b',"finish_reason":null}]}\n\n'
+
+    def calls(self, calls: Sequence[Mapping[str, Any]]) -> bytes:
+        numbered = [{"index": index, **call} for index, call in enumerate(calls)]
+        return self._opening + b'{"tool_calls":' + orjson.dumps(numbered) + b"}" + _GOES_ON
 
     def finish(self, reason: str | None) -> bytes:
         return self._opening + b'{},"logprobs":null,"finish_reason":' + orjson.dumps(reason or "stop") + b"}]}\n\n"
 
     def usage(self, usage: Mapping[str, Any]) -> bytes:
         return sse({**self._envelope, "choices": [], "usage": usage})
+
+
+def logprobs_of(content: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {"content": content, "refusal": None}
 
 
 def usage_of(prompt_tokens: int, reply_tokens: int, cached_tokens: int) -> dict[str, Any]:

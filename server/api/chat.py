@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import aclosing
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-import orjson
 from fastapi import APIRouter, Request, Response
-from starlette.responses import JSONResponse
-from starlette.types import Receive, Send
-from starlette.types import Scope as AsgiScope
 
-from feedback.errors import FeedbackError
+from server.answer import Answer
+from server.chat_request import ChatRequest
 from server.context import question_of
-from server.errors import EngineDead, EngineError, RequestRefused, error_body
+from server.engine import Chunk
 from server.identity import Scope
+from server.limits import Allowance
+from server.openapi import body_of
 from server.services import Services, services_of
-from server.streaming import Outlet, SlowReader, Watched
-from server.turn import Turn, check_room
-from server.wire import DONE, KEEPALIVE, ChatRequest, ChunkWriter, error_event, parse, read_json, usage_of
+from server.tool_calls import CallReader, parsed
+from server.turn import Turn, begin, check_room
+from server.vocabulary import Vocabulary
+from server.wire import ChunkWriter, logprobs_of, parse, read_json, usage_of
 
 router = APIRouter(prefix="/v1")
-
-STOPPING = (503, "the server is stopping", "stopping")
 
 
 @router.get("/models")
@@ -35,142 +33,121 @@ async def models(request: Request) -> dict[str, Any]:
     return {"object": "list", "data": [{"id": name, "object": "model", "created": created, "owned_by": "kudos"}]}
 
 
-@router.post("/chat/completions")
+@router.post("/chat/completions", openapi_extra=body_of(ChatRequest))
 async def chat_completions(request: Request) -> Response:
     services = services_of(request)
     identity = await services.identity(request, Scope.CHAT)
+    allowance = services.admit(request, identity)
     body = parse(ChatRequest, await read_json(request, services.settings.max_body_bytes))
-    turn = await open_turn(services, identity.user_id, body)
-    request.state.track = turn.assignment.arm
-
-    async def work(scope: AsgiScope, receive: Receive, send: Send) -> None:
-        turn.task = asyncio.current_task()
-        if body.stream:
-            include_usage = bool(body.stream_options and body.stream_options.include_usage)
-            await _stream(services, turn, scope, receive, send, include_usage=include_usage)
-        else:
-            await _whole(services, turn, scope, receive, send)
-
-    return Watched(work)
+    vocabulary = services.prompts.vocabulary if body.logprobs else None
+    turns = await open_turns(services, identity.user_id, body)
+    request.state.track = turns[0].assignment.arm
+    answer = Completion(services, turns, allowance, vocabulary, calls=bool(body.offered))
+    return answer.response(stream=body.stream, include_usage=body.include_usage)
 
 
-async def open_turn(services: Services, user_id: str, body: ChatRequest) -> Turn:
-    check_room(services, user_id)
+async def open_turns(services: Services, user_id: str, body: ChatRequest) -> list[Turn]:
+    """The choices of one request: replies of one policy to one question."""
+    body.check(services.settings)
+    check_room(services, user_id, body.choices)
     question = await question_of(services, user_id, body)
     await services.residency.settled()
-    check_room(services, user_id)  # again: others came while the question was put together
-    turn = Turn(services, question, services.residency.assign(user_id))
-    turn.begin()
-    return turn
+    check_room(services, user_id, body.choices)  # again: others came while the question was put together
+    assignment = services.residency.assign(user_id)
+    # Last choice first: a conversation goes on from its newest reply, which is to be the first choice. The others are
+    # in the log as what it was regenerated from.
+    turns: list[Turn] = []
+    for index in reversed(range(body.choices)):
+        before = turns[0].reply_id if turns else None
+        each = replace(
+            question,
+            sampling=question.sampling.variant(index),
+            regenerate_of=question.regenerate_of or before,
+        )
+        turns.append(Turn(services, each, assignment))
+    begin(services, turns)
+    return turns[::-1]
 
 
-async def _stream(
-    services: Services, turn: Turn, scope: AsgiScope, receive: Receive, send: Send, *, include_usage: bool
-) -> None:
-    outlet = Outlet(send, services.settings.send_timeout_seconds)
-    writer = ChunkWriter(
-        turn.reply_id,
-        services.settings.model_name,
-        {"system_fingerprint": turn.version, "conversation_id": turn.question.conversation_id},
-    )
-    try:
-        async with aclosing(turn.chunks(services.settings.keepalive_seconds)) as chunks:
-            opened = False
-            async for chunk in chunks:
-                if chunk is None:
-                    await outlet.write(KEEPALIVE)
-                    continue
-                written = b"" if opened else writer.role()
-                opened = True
-                if chunk.text:
-                    written += writer.text(chunk.text)
-                if chunk.finish_reason is not None:
-                    written += writer.finish(chunk.finish_reason)
-                if written:
-                    await outlet.write(written)
-                turn.shown(chunk)
-        await turn.complete()
-        end = writer.usage(usage_of_turn(turn)) if include_usage else b""
-        await outlet.write(end + DONE, more=False)
-    except asyncio.CancelledError:
-        if not turn.interrupted:
-            await turn.stop("disconnected")
-            raise
-        await turn.cut()
-        await outlet.write(error_event(*STOPPING), more=False)
-    except SlowReader:
-        await turn.stop("slow_reader")
-    except (EngineError, FeedbackError) as error:
-        await give_up(turn, error)
-        status, message, code = told(error)
-        if outlet.started:
-            await outlet.write(error_event(status, message, code), more=False)
-        else:
-            await refusal(status, message, code)(scope, receive, send)
+class Completion(Answer):
+    """OpenAI's chat completion. Its id is its first choice's."""
+
+    def __init__(
+        self,
+        services: Services,
+        turns: Sequence[Turn],
+        allowance: Allowance,
+        vocabulary: Vocabulary | None,
+        *,
+        calls: bool,
+    ) -> None:
+        super().__init__(services, turns, allowance)
+        self._vocabulary = vocabulary  # where logprobs are asked for
+        self._readers = [CallReader() for _ in turns] if calls else []
+        first = turns[0]
+        self._writers = [
+            ChunkWriter(
+                turn.reply_id,
+                services.settings.model_name,
+                {"system_fingerprint": first.version, "conversation_id": first.question.conversation_id},
+                index=index,
+                completion_id=first.reply_id,
+            )
+            for index, turn in enumerate(turns)
+        ]
+
+    def said(self, at: int, chunk: Chunk) -> bytes:
+        content = self._vocabulary.content(chunk.token_ids, chunk.logprobs, chunk.likely) if self._vocabulary else ()
+        if not self._readers:
+            return self._writers[at].chunk(chunk.text, chunk.finish_reason, content)
+        text = self._readers[at].read(chunk.text)
+        if chunk.finish_reason is None:
+            return self._writers[at].chunk(text, None, content)
+        rest, calls = self._readers[at].end()
+        return self._writers[at].chunk(text + rest, _finish_reason(chunk.finish_reason, calls), content, calls)
+
+    def usage(self) -> bytes:
+        return self._writers[0].usage(usage_of_turns(self.turns))
+
+    def whole(self) -> dict[str, Any]:
+        body = completion(self.services.settings.model_name, self.turns, self._vocabulary)
+        for choice in body["choices"] if self._readers else ():
+            said, calls = parsed(choice["message"]["content"])
+            if calls:
+                choice["message"] |= {"content": said or None, "tool_calls": calls}
+                choice["finish_reason"] = _finish_reason(choice["finish_reason"], calls)
+        return body
 
 
-async def _whole(services: Services, turn: Turn, scope: AsgiScope, receive: Receive, send: Send) -> None:
-    try:
-        async with aclosing(turn.chunks(services.settings.keepalive_seconds)) as chunks:
-            async for chunk in chunks:
-                if chunk is not None:
-                    turn.shown(chunk)
-        await turn.complete()
-    except asyncio.CancelledError:
-        turn.nothing_shown()
-        if not turn.interrupted:
-            await turn.stop("disconnected")
-            raise
-        await turn.cut()
-        await refusal(*STOPPING)(scope, receive, send)
-        return
-    except (EngineError, FeedbackError) as error:
-        await give_up(turn, error)
-        await refusal(*told(error))(scope, receive, send)
-        return
-    response = Response(orjson.dumps(completion(services, turn)), media_type="application/json")
-    await response(scope, receive, send)
+def _finish_reason(reason: str | None, calls: Sequence[Any]) -> str | None:
+    return "tool_calls" if calls and reason == "stop" else reason
 
 
-def completion(services: Services, turn: Turn) -> dict[str, Any]:
+def completion(model: str, turns: Sequence[Turn], vocabulary: Vocabulary | None = None) -> dict[str, Any]:
+    """With logprobs where there is a vocabulary to spell them."""
     return {
-        "id": turn.reply_id,
+        "id": turns[0].reply_id,
         "object": "chat.completion",
-        "created": int(turn.created_at.timestamp()),
-        "model": services.settings.model_name,
-        "system_fingerprint": turn.version,
-        "conversation_id": turn.question.conversation_id,
+        "created": int(turns[0].created_at.timestamp()),
+        "model": model,
+        "system_fingerprint": turns[0].version,
+        "conversation_id": turns[0].question.conversation_id,
         "choices": [
             {
-                "index": 0,
+                "index": index,
+                "reply_id": turn.reply_id,
                 "message": {"role": "assistant", "content": turn.text, "refusal": None},
-                "logprobs": None,
+                "logprobs": vocabulary and logprobs_of(vocabulary.content(turn.token_ids, turn.logprobs, turn.likely)),
                 "finish_reason": turn.finish_reason,
             }
+            for index, turn in enumerate(turns)
         ],
-        "usage": usage_of_turn(turn),
+        "usage": usage_of_turns(turns),
     }
 
 
-def usage_of_turn(turn: Turn) -> dict[str, Any]:
-    return usage_of(len(turn.question.prompt_token_ids), len(turn.token_ids), turn.cached_tokens)
-
-
-async def give_up(turn: Turn, error: Exception) -> None:
-    await turn.fail("storage" if isinstance(error, FeedbackError) else "engine")
-
-
-def told(error: Exception) -> tuple[int, str, str | None]:
-    """The status, words and code for a failure of the engine or the database."""
-    if isinstance(error, FeedbackError):
-        return error.status, str(error), error.code
-    if isinstance(error, RequestRefused):
-        return 400, f"the engine refused the request: {error}", "invalid_value"
-    if isinstance(error, EngineDead):
-        return 503, "the engine died; it is being started again", "engine_dead"
-    return 500, "the engine failed", "engine_error"
-
-
-def refusal(status: int, message: str, code: str | None) -> JSONResponse:
-    headers = {"retry-after": "2"} if status == 503 else None
-    return JSONResponse(error_body(status, message, code=code), status_code=status, headers=headers)
+def usage_of_turns(turns: Sequence[Turn]) -> dict[str, Any]:
+    """The prompt is counted once, however many replies it got."""
+    first = turns[0]
+    reply_tokens = sum(len(turn.token_ids) for turn in turns)
+    return usage_of(len(first.question.prompt_token_ids), reply_tokens, first.cached_tokens)

@@ -1,38 +1,33 @@
 """POST /v1/comparisons: one question, two replies side by side, their policies hidden until the choice.
 
-The two streams share one response; each chunk says its `side`. Whatever ends one of them early ends both: half a
-comparison cannot be judged.
+The two streams share one response; each chunk says its `side`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import orjson
 from fastapi import APIRouter, Request, Response
 from sqlmodel import Session
-from starlette.types import Receive, Send
-from starlette.types import Scope as AsgiScope
 
-from feedback.errors import FeedbackError
 from feedback.ids import new_id
 from feedback.ledger import begin_comparison, ensure_conversation, ensure_user
 from feedback.schema import Comparison, Reply
-from server.api.chat import STOPPING, completion, give_up, refusal, told
+from server.answer import Answer
+from server.api.chat import completion, usage_of_turns
+from server.chat_request import ChatRequest
 from server.context import question_of
 from server.engine import Chunk
-from server.errors import EngineError
 from server.identity import Scope
+from server.limits import Allowance
+from server.openapi import body_of
 from server.routing import Assignment, pair
 from server.services import Services, services_of
-from server.streaming import Outlet, SlowReader, Watched
 from server.turn import Turn, check_room, title_of
-from server.wire import DONE, KEEPALIVE, ChatRequest, ChunkWriter, error_event, parse, read_json, usage_of
+from server.wire import ChunkWriter, parse, read_json
 
 router = APIRouter(prefix="/v1")
 
@@ -40,60 +35,30 @@ SIDES = ("left", "right")
 _draw = random.SystemRandom()
 
 
-class Duel:
-    """The two turns of one comparison."""
-
-    def __init__(self, comparison_id: str, turns: dict[str, Turn]) -> None:
-        self.id = comparison_id
-        self.turns = turns
-
-    @property
-    def interrupted(self) -> bool:
-        return any(turn.interrupted for turn in self.turns.values())
-
-    async def each(self, end: Callable[[Turn], Any]) -> None:
-        """All of them, whatever becomes of one; the first failure is raised at the end."""
-        results = await asyncio.gather(*map(end, self.turns.values()), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-
-
-@router.post("/comparisons")
+@router.post("/comparisons", openapi_extra=body_of(ChatRequest))
 async def compare(request: Request) -> Response:
     services = services_of(request)
     identity = await services.identity(request, Scope.CHAT)
+    allowance = services.admit(request, identity)
     body = parse(ChatRequest, await read_json(request, services.settings.max_body_bytes))
-    duel = await open_duel(services, identity.user_id, body)
-
-    async def work(scope: AsgiScope, receive: Receive, send: Send) -> None:
-        for turn in duel.turns.values():
-            turn.task = asyncio.current_task()
-        if body.stream:
-            include_usage = bool(body.stream_options and body.stream_options.include_usage)
-            await _stream(services, duel, scope, receive, send, include_usage=include_usage)
-        else:
-            await _whole(services, duel, scope, receive, send)
-
-    return Watched(work)
+    duel = await open_duel(services, identity.user_id, body, allowance)
+    return duel.response(stream=body.stream, include_usage=body.include_usage)
 
 
-async def open_duel(services: Services, user_id: str, body: ChatRequest) -> Duel:
+async def open_duel(services: Services, user_id: str, body: ChatRequest, allowance: Allowance) -> Duel:
+    body.check(services.settings)
+    body.refuse("n", "logprobs", "response_format", "tools", by="a comparison")
     check_room(services, user_id, replies=2)
     question = await question_of(services, user_id, body)
     await services.residency.settled()
     check_room(services, user_id, replies=2)
     residency = services.residency
     drawn = pair(user_id, residency.wanted, residency.held, residency.serving, _draw)
-    other = question
-    if question.sampling.seed is not None:  # or two replies of one policy would be one reply
-        other = replace(question, sampling=replace(question.sampling, seed=question.sampling.seed ^ 1))
-    turns = {
-        "left": Turn(services, question, Assignment(drawn.left, "left", drawn.propensity)),
-        "right": Turn(services, other, Assignment(drawn.right, "right", drawn.propensity)),
-    }
+    other = replace(question, sampling=question.sampling.variant(1))
+    left = Turn(services, question, Assignment(drawn.left, "left", drawn.propensity))
+    right = Turn(services, other, Assignment(drawn.right, "right", drawn.propensity))
     comparison_id = new_id("cmp")
-    rows = {side: turn.row() for side, turn in turns.items()}
+    rows = [left.row(), right.row()]
 
     def append(session: Session) -> None:
         ensure_user(session, user_id)
@@ -107,137 +72,45 @@ async def open_duel(services: Services, user_id: str, body: ChatRequest) -> Duel
             id=comparison_id,
             user_id=user_id,
             conversation_id=question.conversation_id,
-            left_reply_id=turns["left"].reply_id,
-            right_reply_id=turns["right"].reply_id,
+            left_reply_id=left.reply_id,
+            right_reply_id=right.reply_id,
             propensity=drawn.propensity,
         )
-        begin_comparison(session, comparison, *(Reply(**rows[side].model_dump()) for side in SIDES))
+        begin_comparison(session, comparison, *(Reply(**row.model_dump()) for row in rows))
 
     durable = services.background(services.write(append))
-    for turn in turns.values():
+    for turn in (left, right):
         turn.begun_by(durable)
-    return Duel(comparison_id, turns)
+    return Duel(services, comparison_id, [left, right], allowance)
 
 
-async def _stream(
-    services: Services, duel: Duel, scope: AsgiScope, receive: Receive, send: Send, *, include_usage: bool
-) -> None:
-    outlet = Outlet(send, services.settings.send_timeout_seconds)
-    writers = {
-        side: ChunkWriter(
-            turn.reply_id,
-            services.settings.model_name,
-            {"conversation_id": turn.question.conversation_id, "comparison_id": duel.id, "side": side},
+class Duel(Answer):
+    """The two turns of one comparison, in the order of SIDES."""
+
+    def __init__(self, services: Services, comparison_id: str, turns: Sequence[Turn], allowance: Allowance) -> None:
+        super().__init__(services, turns, allowance)
+        self._id = comparison_id
+        self._conversation_id = turns[0].question.conversation_id
+        self._writers = [
+            ChunkWriter(
+                turn.reply_id,
+                services.settings.model_name,
+                {"conversation_id": self._conversation_id, "comparison_id": comparison_id, "side": side},
+            )
+            for side, turn in zip(SIDES, turns, strict=True)
+        ]
+
+    def said(self, at: int, chunk: Chunk) -> bytes:
+        return self._writers[at].chunk(chunk.text, chunk.finish_reason)
+
+    def usage(self) -> bytes:
+        return b"".join(
+            writer.usage(usage_of_turns([turn])) for writer, turn in zip(self._writers, self.turns, strict=True)
         )
-        for side, turn in duel.turns.items()
-    }
-    opened: set[str] = set()
 
-    async def show(side: str, chunk: Chunk | None) -> None:
-        if chunk is None:
-            await outlet.write(KEEPALIVE)
-            return
-        writer = writers[side]
-        written = b"" if side in opened else writer.role()
-        opened.add(side)
-        if chunk.text:
-            written += writer.text(chunk.text)
-        if chunk.finish_reason is not None:
-            written += writer.finish(chunk.finish_reason)
-        if written:
-            await outlet.write(written)
-        duel.turns[side].shown(chunk)
-
-    try:
-        await _both(services, duel, show)
-        await duel.each(Turn.complete)
-        end = b""
-        if include_usage:
-            for side, turn in duel.turns.items():
-                end += writers[side].usage(_usage(turn))
-        await outlet.write(end + DONE, more=False)
-    except asyncio.CancelledError:
-        if not duel.interrupted:
-            await duel.each(lambda turn: turn.stop("disconnected"))
-            raise
-        await duel.each(Turn.cut)
-        await outlet.write(error_event(*STOPPING), more=False)
-    except SlowReader:
-        await duel.each(lambda turn: turn.stop("slow_reader"))
-    except (EngineError, FeedbackError) as error:
-        failure = error
-        await duel.each(lambda turn: give_up(turn, failure))
-        status, message, code = told(error)
-        if outlet.started:
-            await outlet.write(error_event(status, message, code), more=False)
-        else:
-            await refusal(status, message, code)(scope, receive, send)
-
-
-async def _both(services: Services, duel: Duel, show: Callable[[str, Chunk | None], Any]) -> None:
-    """Read both turns and show each chunk as it comes. The first failure ends both."""
-    # Bounded: a reader of the response that is slow slows both generations' reading, not the memory.
-    arrived: asyncio.Queue[tuple[str, Chunk | Exception | None, bool]] = asyncio.Queue(maxsize=8)
-
-    async def read(side: str) -> None:
-        try:
-            async with aclosing(duel.turns[side].chunks(services.settings.keepalive_seconds)) as chunks:
-                async for chunk in chunks:
-                    await arrived.put((side, chunk, False))
-            await arrived.put((side, None, True))
-        except Exception as error:  # not handled here: raised where both are read
-            await arrived.put((side, error, True))
-
-    readers = [asyncio.create_task(read(side)) for side in SIDES]
-    try:
-        open_sides = len(readers)
-        while open_sides:
-            side, item, ended = await arrived.get()
-            if isinstance(item, Exception):
-                raise item
-            if ended:
-                open_sides -= 1
-            else:
-                await show(side, item)
-    finally:
-        for reader in readers:
-            reader.cancel()
-        await asyncio.wait(readers)
-
-
-async def _whole(services: Services, duel: Duel, scope: AsgiScope, receive: Receive, send: Send) -> None:
-    async def show(side: str, chunk: Chunk | None) -> None:
-        if chunk is not None:
-            duel.turns[side].shown(chunk)
-
-    try:
-        await _both(services, duel, show)
-        await duel.each(Turn.complete)
-    except asyncio.CancelledError:
-        for turn in duel.turns.values():
-            turn.nothing_shown()
-        if not duel.interrupted:
-            await duel.each(lambda turn: turn.stop("disconnected"))
-            raise
-        await duel.each(Turn.cut)
-        await refusal(*STOPPING)(scope, receive, send)
-        return
-    except (EngineError, FeedbackError) as error:
-        failure = error
-        await duel.each(lambda turn: give_up(turn, failure))
-        await refusal(*told(error))(scope, receive, send)
-        return
-    sides = {side: completion(services, turn) for side, turn in duel.turns.items()}
-    for side in sides.values():
-        del side["system_fingerprint"]  # hidden until the choice
-    body = {
-        "id": duel.id,
-        "object": "comparison",
-        "conversation_id": duel.turns["left"].question.conversation_id,
-        **sides,
-    }
-    await Response(orjson.dumps(body), media_type="application/json")(scope, receive, send)
-
-
-def _usage(turn: Turn) -> dict[str, Any]:
-    return usage_of(len(turn.question.prompt_token_ids), len(turn.token_ids), turn.cached_tokens)
+    def whole(self) -> dict[str, Any]:
+        model = self.services.settings.model_name
+        sides = {side: completion(model, [turn]) for side, turn in zip(SIDES, self.turns, strict=True)}
+        for side in sides.values():
+            del side["system_fingerprint"]  # hidden until the choice
+        return {"id": self._id, "object": "comparison", "conversation_id": self._conversation_id, **sides}

@@ -36,6 +36,7 @@ def test_replies_and_comparisons_voted_on_or_not(store: Store) -> None:
 def test_what_was_not_shown_whole_or_not_agreed_to_is_left_out(store: Store) -> None:
     with store.write() as session:
         add_reply(session, "ada", text="half", state=ReplyState.INCOMPLETE)
+        add_reply(session, "ada", text="{}", sampling={"json_schema": {"type": "object"}})
         add_reply(session, "ada", text="imported", source="hh")
         add_reply(session, "eve", text="no consent")
         session.merge(User(id="eve", consent=False))

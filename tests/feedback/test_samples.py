@@ -40,6 +40,15 @@ def test_a_thumb_with_all_that_was_recorded(store: Store) -> None:
     assert (sample.source, sample.weight, len(sample.prompt_digest)) == ("chat", 1.0, 64)
 
 
+def test_replies_that_their_messages_do_not_explain_do_not_train(store: Store) -> None:
+    with store.write() as session:
+        free = voted(session, sampling={"temperature": 0.7, "stop": ["\0", '"json_schema":', "tools"]})
+        voted(session, sampling={"temperature": 0.7, "json_schema": {"type": "object"}})
+        voted(session, sampling={"json_schema": {}})
+        voted(session, sampling={"tools": [{"type": "function"}]})
+    assert [sample.vote_id for sample in samples_of(store)] == [free]
+
+
 def test_what_each_kind_of_vote_becomes(store: Store) -> None:
     with store.write() as session:
         for ballot in (

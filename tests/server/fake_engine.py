@@ -1,6 +1,7 @@
 """An engine that does as it is told, for faults that a real one cannot be made to show at the right moment.
 
-Its replies are counted words of a fixed length in tokens, so that half a reply is known when one is seen. Probes are
+Its replies are counted words of a fixed length in tokens, so that half a reply is known when one is seen, or the text
+that FAKE_SAYS has, cut anywhere. Probes are
 answered from the manifest of the folder that was loaded, exactly, unless `lies` says otherwise.
 """
 
@@ -40,19 +41,28 @@ class FakeEngine:
         if dead := os.environ.get("FAKE_ENGINE_DEAD"):
             Path(dead).unlink(missing_ok=True)  # noqa: ASYNC240
 
+    async def check(self, sampling: Sampling) -> None:
+        pass
+
     async def generate(
         self, request_id: str, prompt_token_ids: Sequence[int], sampling: Sampling, version: str
     ) -> AsyncGenerator[Chunk, None]:
         self.running += 1
         life = self.starts
         try:
-            count = min(REPLY_TOKENS, sampling.max_tokens)
+            text = os.environ.get("FAKE_SAYS")
+            words = (
+                [f"word{at} " for at in range(REPLY_TOKENS)]
+                if text is None
+                else [text[at : at + 5] for at in range(0, len(text), 5)]
+            )
+            count = min(len(words), sampling.max_tokens)
             for at in range(count):
                 await asyncio.sleep(self.token_seconds)
                 if not self.healthy or life != self.starts:
                     raise EngineDead("the engine died")
                 last = at == count - 1
-                yield Chunk(f"word{at} ", [100 + at], [-0.5], "stop" if last else None)
+                yield Chunk(words[at], [100 + at], [-0.5], "stop" if last else None)
         finally:
             self.running -= 1
 

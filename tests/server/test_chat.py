@@ -214,8 +214,11 @@ def test_request_ids_are_echoed_or_made(real: Running) -> None:
         ({"messages": []}, 422, "messages"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, 422, "messages.0.role"),
         ({"messages": [{"role": "user", "content": "x"}], "temperature": 9}, 422, "temperature"),
-        ({"messages": [{"role": "user", "content": "x"}], "n": 2}, 400, "n"),
-        ({"messages": [{"role": "user", "content": "x"}], "tools": [{}]}, 400, "tools"),
+        ({"messages": [{"role": "user", "content": "x"}], "n": 9}, 400, "n"),
+        ({"messages": [{"role": "user", "content": "x"}], "n": 0}, 422, "n"),
+        ({"messages": [{"role": "user", "content": "x"}], "tools": [{}]}, 422, "tools.0.type"),
+        ({"messages": [{"role": "user", "content": "x"}], "functions": [{}]}, 400, "functions"),
+        ({"messages": [{"role": "user", "content": "x"}], "logit_bias": {"1": 1}}, 400, "logit_bias"),
         ({"messages": [{"role": "user", "content": "x"}], "model": "gpt-9"}, 404, "model"),
         ({"messages": [{"role": "user", "content": "x " * 5000}]}, 400, "messages"),
         ({"messages": [{"role": "user", "content": "x"}], "max_tokens": 10**9}, 400, "max_tokens"),
@@ -228,6 +231,18 @@ def test_errors_have_one_shape(real: Running, body: dict[str, Any], status: int,
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert error["param"] == param
+
+
+def test_openapi_has_the_fields_with_their_bounds(real: Running) -> None:
+    described = httpx.get(f"{real.url}/openapi.json").json()
+    for path in ("/v1/chat/completions", "/v1/comparisons"):
+        body = described["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert body["required"] == ["messages"]
+        assert "$ref" not in str(body)
+        fields = body["properties"]
+        assert {"n", "logprobs", "top_logprobs", "response_format", "tools", "conversation_id"} <= set(fields)
+        assert {"type": "integer", "minimum": 0, "maximum": 20} in fields["top_logprobs"]["anyOf"]
+        assert fields["n"]["description"]
 
 
 def test_bodies_that_are_too_large_too_deep_or_not_json(real: Running) -> None:

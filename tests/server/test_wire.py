@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.chat_request import ChatRequest
 from server.errors import ApiError
-from server.wire import ChatRequest, ChunkWriter, parse
+from server.wire import ChunkWriter, parse
 
 
 def data(written: bytes) -> Any:
@@ -22,12 +23,32 @@ def data(written: bytes) -> Any:
 def test_every_text_survives_its_chunk(text: str, extra: dict[str, str]) -> None:
     writer = ChunkWriter("chatcmpl-1", "kudos-tiny", {f"x_{name}": value for name, value in extra.items()})
     chunk = data(writer.text(text))
-    assert chunk["choices"] == [{"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": None}]
+    assert chunk["id"] == "chatcmpl-1"
+    assert chunk["choices"] == [
+        {
+            "index": 0,
+            "reply_id": "chatcmpl-1",
+            "delta": {"content": text},
+            "logprobs": None,
+            "finish_reason": None,
+        }
+    ]
     assert {name: chunk[f"x_{name}"] for name in extra} == extra
     assert chunk["object"] == "chat.completion.chunk"
     assert data(writer.role())["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert data(writer.finish("length"))["choices"][0]["finish_reason"] == "length"
+    entry = {"token": text, "logprob": -0.5, "bytes": list(text.encode()), "top_logprobs": []}
+    choice = data(writer.text(text, [entry]))["choices"][0]
+    assert choice["delta"] == {"content": text}
+    assert choice["logprobs"] == {"content": [entry], "refusal": None}
     assert data(writer.usage({"total_tokens": 3}))["usage"] == {"total_tokens": 3}
+
+
+def test_choices_share_the_completions_id_and_have_their_own() -> None:
+    writer = ChunkWriter("chatcmpl-2", "kudos-tiny", {}, index=1, completion_id="chatcmpl-1")
+    chunk = data(writer.text("x"))
+    assert chunk["id"] == "chatcmpl-1"
+    assert (chunk["choices"][0]["index"], chunk["choices"][0]["reply_id"]) == (1, "chatcmpl-2")
 
 
 def test_text_parts_and_the_developer_role_are_understood() -> None:

@@ -33,7 +33,8 @@ def serve(environment: dict[str, str]) -> int:
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
     engine = FakeEngine(token_seconds=float(environment.get("FAKE_TOKEN_SECONDS", "0.002")))
-    return asyncio.run(server.run.serve(Settings(), engine, lambda folder: PROMPTS))
+    prompts = Prompts(Path(environment["FAKE_PROMPTS"])) if "FAKE_PROMPTS" in environment else PROMPTS
+    return asyncio.run(server.run.serve(Settings(), engine, lambda folder: prompts))
 
 
 PRELOADED = (alembic.command, feedback.migrate, server.app, uvicorn)  # imported once, for all that are forked

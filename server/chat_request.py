@@ -1,0 +1,211 @@
+"""OpenAI's chat request, with kudos' few optional fields: what it may hold, and what this server does of it.
+
+Bounds are checked as it is parsed; `check` does what takes the settings, or several fields at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from server.errors import ApiError
+from server.settings import Settings
+
+_MAX_SCHEMA_BYTES = 16 << 10
+_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
+
+
+class TextPart(_Body):
+    type: Literal["text"]
+    text: str
+
+
+class Called(_Body):
+    name: Annotated[str, Field(pattern=_NAME)]
+    arguments: str
+
+
+class ToolCall(_Body):
+    id: str
+    type: Literal["function"] = "function"
+    function: Called
+
+
+class Message(_Body):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=128)] | None = None
+    tool_call_id: str | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Message:
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("only an assistant's message has tool_calls")
+        if self.content is None and not self.tool_calls:
+            raise ValueError("content is needed, but for an assistant's message that has tool_calls")
+        return self
+
+    @property
+    def has_tools(self) -> bool:
+        return self.role == "tool" or bool(self.tool_calls)
+
+    def plain(self) -> dict[str, Any]:
+        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
+        role = "system" if self.role == "developer" else self.role
+        plain: dict[str, Any] = {"role": role, "content": content}
+        if self.tool_calls:
+            plain["tool_calls"] = [call.model_dump() for call in self.tool_calls]
+        if self.tool_call_id is not None:
+            plain["tool_call_id"] = self.tool_call_id
+        return plain
+
+
+class Function(_Body):
+    name: Annotated[str, Field(pattern=_NAME)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(_Body):
+    type: Literal["function"]
+    function: Function
+
+
+class StreamOptions(_Body):
+    include_usage: bool = False
+
+
+class JsonSchema(_Body):
+    name: Annotated[str, Field(pattern=_NAME)]
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class ResponseFormat(_Body):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    def constraint(self) -> dict[str, Any] | None:
+        """The JSON Schema that the reply is held to; None for text. Raises ApiError where it is missing or too long."""
+        if self.type == "text":
+            return None
+        if self.type == "json_object":
+            return {"type": "object"}
+        if self.json_schema is None:
+            raise ApiError(
+                422,
+                "response_format.json_schema: needed with the type json_schema",
+                param="response_format.json_schema",
+                code="invalid_value",
+            )
+        if len(orjson.dumps(self.json_schema.schema_)) > _MAX_SCHEMA_BYTES:
+            raise ApiError(
+                422,
+                f"response_format.json_schema.schema: at most {_MAX_SCHEMA_BYTES} bytes; shorten or split it",
+                param="response_format.json_schema.schema",
+                code="invalid_value",
+            )
+        return self.json_schema.schema_
+
+
+class ChatRequest(_Body):
+    messages: Annotated[list[Message], Field(min_length=1)]
+    model: str | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] | None = None
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2.0, le=2.0)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2.0, le=2.0)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    conversation_id: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")] | None = None
+    """The conversation that this goes on with; one message alone then leaves the history to the server."""
+    regenerate_of: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """A reply to write again; the new one stands beside it in the conversation."""
+    logprobs: bool | None = None
+    """Tell each token of the reply, with its logprob and its exact bytes."""
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    """With `logprobs`: so many of the most likely tokens at each position."""
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    """Replies to write; the server's setting may allow fewer. Each has its own `reply_id`, to vote on."""
+    response_format: ResponseFormat | None = None
+    """What the reply is held to. The model is not told: say it in the messages as well."""
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    """What the model may call, where its chat template has tools."""
+    tool_choice: str | dict[str, Any] | None = None
+    """`auto` or `none`."""
+    # Known to OpenAI's API and not to this server: an error beats a reply that ignored them.
+    functions: list[Any] | None = None
+    logit_bias: dict[str, Any] | None = None
+
+    @property
+    def offered(self) -> list[dict[str, Any]]:
+        """The tools that the model may call in its reply."""
+        if self.tool_choice == "none":
+            return []
+        return [tool.model_dump(exclude_none=True) for tool in self.tools or ()]
+
+    @property
+    def choices(self) -> int:
+        return self.n or 1
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @field_validator("stop")
+    @classmethod
+    def _stops_are_short(cls, value: str | list[str] | None) -> str | list[str] | None:
+        for stop in [value] if isinstance(value, str) else value or []:
+            if not 0 < len(stop) <= 256:
+                raise ValueError("a stop string has 1 to 256 characters")
+        return value
+
+    def check(self, settings: Settings) -> None:
+        """Raises ApiError for what this server does not do, and for fields that contradict each other."""
+        self.refuse("functions", "logit_bias", by="this server")
+        if self.tool_choice not in (None, "auto", "none"):
+            raise ApiError(
+                422, 'tool_choice: this server takes "auto" and "none"', param="tool_choice", code="unsupported"
+            )
+        if self.offered and self.response_format is not None and self.response_format.type != "text":
+            raise ApiError(
+                422,
+                "tools: not together with a response_format, which forbids calls",
+                param="tools",
+                code="unsupported",
+            )
+        if self.choices > settings.max_choices:
+            raise ApiError(400, f"n: at most {settings.max_choices}", param="n", code="invalid_value")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ApiError(422, "top_logprobs: needs logprobs to be true", param="top_logprobs", code="invalid_value")
+        if self.model is not None and self.model not in (settings.model_name, "kudos"):
+            raise ApiError(
+                404,
+                f"the model {self.model[:100]!r} does not exist; this server has {settings.model_name!r}",
+                param="model",
+                code="model_not_found",
+            )
+        if len(self.messages) > settings.max_messages:
+            raise ApiError(422, f"messages: at most {settings.max_messages}", param="messages")
+
+    def refuse(self, *params: str, by: str) -> None:
+        asked = {
+            "n": self.choices > 1,
+            "logprobs": bool(self.logprobs),
+            "tools": bool(self.tools),
+            "functions": bool(self.functions),
+            "logit_bias": bool(self.logit_bias),
+            "response_format": self.response_format is not None and self.response_format.type != "text",
+        }
+        for param in params:
+            if asked[param]:
+                raise ApiError(400, f"{param}: {by} does not do that yet", param=param, code="unsupported")
