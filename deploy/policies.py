@@ -217,6 +217,25 @@ def _ancestors(session: Session, policy: Policy) -> list[Policy]:
     return found
 
 
+@dataclass(frozen=True)
+class Taught:
+    policy: Policy
+    votes: int  # of one user, that its reward model learned from; not those that it was only tested on
+
+
+def taught_by(session: Session, user_id: str) -> list[Taught]:
+    """What became of a user's votes: each policy that learned from some of them, oldest first."""
+    votes = func.count(func.distinct(TrainingSample.vote_id))
+    rows = session.exec(
+        select(Policy, votes)
+        .join(TrainingSample, col(TrainingSample.run_id) == col(Policy.run_id))
+        .where(TrainingSample.user_id == user_id, TrainingSample.split == "train")
+        .group_by(col(Policy.version))
+        .order_by(col(Policy.number))
+    ).all()
+    return [Taught(*row) for row in rows]
+
+
 def trained_on_user(session: Session, user_id: str) -> list[Policy]:
     """Policies that this user's votes taught, or that descend from one: what an erasure must name."""
     runs = set(session.exec(select(TrainingSample.run_id).where(TrainingSample.user_id == user_id).distinct()))

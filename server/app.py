@@ -22,7 +22,7 @@ from deploy.errors import DeployError
 from feedback.errors import FeedbackError, StorageError
 from feedback.ids import new_id
 from server import metrics
-from server.api import chat, comparisons, conversations, me, operations, status, votes
+from server.api import chat, comparisons, conversations, me, operations, replies, status, votes
 from server.errors import ApiError, error_body
 from server.services import Services
 
@@ -33,7 +33,8 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _SECURITY = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-        "font-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "font-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types kudos"  # one policy, in web/markup.js
     ),
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -44,7 +45,7 @@ _SECURITY = {
 def make_app(services: Services) -> FastAPI:
     app = FastAPI(title="kudos", docs_url=None, redoc_url=None)  # its pages load scripts from elsewhere
     app.state.services = services
-    for module in (chat, comparisons, votes, conversations, me, operations, status):
+    for module in (chat, comparisons, replies, votes, conversations, me, operations, status):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=WEB), name="static")
     app.mount("/", StaticFiles(directory=WEB, html=True), name="page")

@@ -59,6 +59,16 @@ def whole(session: Session, user_id: str, conversation_id: str) -> dict[str, Any
     }
 
 
+def one(session: Session, user_id: str, reply_id: str) -> dict[str, Any]:
+    reply = session.get(Reply, reply_id)
+    if reply is None or reply.user_id != user_id:
+        raise UnknownTarget(f"there is no reply {reply_id}")
+    own(session, user_id, reply.conversation_id)
+    vote = _votes(session, user_id, [reply_id]).get(reply_id)
+    hidden = reply.comparison_id is not None and not _ever_chosen(session, user_id, [reply.comparison_id])
+    return {"object": "reply", "conversation_id": reply.conversation_id, **_reply(reply, vote, hidden=hidden)}
+
+
 def rename(session: Session, user_id: str, conversation_id: str, title: str) -> dict[str, Any]:
     conversation = own(session, user_id, conversation_id)
     conversation.title = title

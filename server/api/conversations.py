@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from server import history
+from server.api.replies import add_html
 from server.identity import Scope
 from server.services import services_of
 from server.wire import parse, read_json
@@ -34,7 +35,9 @@ async def conversations(
 async def conversation(request: Request, conversation_id: str) -> dict[str, Any]:
     services = services_of(request)
     identity = await services.identity(request, Scope.CHAT)
-    return await services.read(lambda session: history.whole(session, identity.user_id, conversation_id))
+    found = await services.read(lambda session: history.whole(session, identity.user_id, conversation_id))
+    await add_html(found["replies"])
+    return found
 
 
 @router.patch("/{conversation_id}")

@@ -1,4 +1,4 @@
-"""What a user may decide about their own data: whether it may train, and to take a copy."""
+"""What a user may know and decide about their own data: whether it may train, what it taught, and to take a copy."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
 from sqlmodel import Session
 
+from deploy import policies
 from feedback.ledger import ensure_user
 from feedback.schema import User
 from server import history
@@ -22,6 +23,28 @@ class _Consent(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     consent: bool | None
     """Whether my votes may train; null: whatever the deployment's default is."""
+
+
+@router.get("")
+async def me(request: Request) -> dict[str, Any]:
+    """What the page's panel shows: my consent, and which policies learned from how many of my votes."""
+    services = services_of(request)
+    identity = await services.identity(request, Scope.CHAT)
+
+    def read(session: Session) -> dict[str, Any]:
+        user = session.get(User, identity.user_id)
+        return {
+            "object": "user",
+            "id": identity.user_id,
+            "consent": None if user is None else user.consent,
+            "default": services.settings.consent_default,
+            "taught": [
+                {"policy": taught.policy.version, "state": taught.policy.state, "votes": taught.votes}
+                for taught in policies.taught_by(session, identity.user_id)
+            ],
+        }
+
+    return await services.read(read)
 
 
 @router.get("/export")

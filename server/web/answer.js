@@ -4,15 +4,17 @@ import * as api from "./api.js";
 import { detailsPanel } from "./ballot.js";
 import { errorText, h, icon, iconButton, shortPolicy } from "./dom.js";
 import { say } from "./i18n.js";
+import { nodesOf } from "./markup.js";
 import { NO_VOTE, Voter } from "./votes.js";
 
-/** Text that grows: model output enters the page here, as text, a frame at a time. */
-export class StreamedText {
-  constructor(text) {
+/** A reply's words: text that grows, a frame at a time; at its end the HTML that the server makes of the whole. */
+export class AnswerText {
+  constructor({ text, html }) {
     this.node = document.createTextNode(text);
     this.element = h("div", { class: "answer-text", dir: "auto" }, this.node);
     this.waiting = "";
     this.frame = 0;
+    this.render(html);
   }
 
   append(text) {
@@ -25,6 +27,31 @@ export class StreamedText {
     this.frame = 0;
     if (this.waiting) this.node.appendData(this.waiting);
     this.waiting = "";
+  }
+
+  /** Without HTML (it was too long, or could not be had) the plain text stays. */
+  render(html) {
+    if (html === null) return;
+    this.element.replaceChildren(nodesOf(html));
+    this.element.classList.add("markdown");
+    for (const block of this.element.querySelectorAll("pre")) {
+      const box = h("div", { class: "code" });
+      block.replaceWith(box);
+      box.append(block, copyButton(() => block.textContent, "copy_code"));
+    }
+  }
+
+  /** What the server keeps of a reply takes the place of what was streamed. */
+  async settle(answer) {
+    if (!answer.id || !answer.text || !["complete", "stopped"].includes(answer.state)) return;
+    try {
+      const { text, html } = await api.endedReply(answer.id);
+      if (html === null) return;
+      Object.assign(answer, { text, html });
+    } catch {
+      return; // the words are all there, only plain; the conversation, when it is opened again, asks again
+    }
+    this.render(answer.html);
   }
 }
 
@@ -41,8 +68,8 @@ export function policyTag(version) {
   return tag;
 }
 
-export function copyButton(read) {
-  const button = iconButton("copy", "copy", async () => {
+export function copyButton(read, label = "copy") {
+  const button = iconButton("copy", label, async () => {
     try {
       await navigator.clipboard.writeText(read());
     } catch {
@@ -52,7 +79,7 @@ export function copyButton(read) {
     say(button, "copied", null, "i18nLabel");
     setTimeout(() => {
       button.replaceChildren(icon("copy"));
-      say(button, "copy", null, "i18nLabel");
+      say(button, label, null, "i18nLabel");
     }, 1600);
   });
   return button;
@@ -147,7 +174,7 @@ export function ballotOf({ thumb, choice, reasons, comment, correction, harmful 
 
 /** `actions` may hold regenerate, retry, and step(-1 | +1) among the versions of this answer. */
 export function answerView(answer, { regenerate, retry, step, position }) {
-  const text = new StreamedText(answer.text);
+  const text = new AnswerText(answer);
   const foot = h("div", { class: "answer-foot" });
   const below = h("div");
   const element = h("article", { class: "answer", label: "kudos" }, text.element, foot, below);
@@ -204,6 +231,8 @@ export function answerView(answer, { regenerate, retry, step, position }) {
   return {
     element,
     finish,
+    settle: () => text.settle(answer),
+    words: () => text.element.textContent,
     append(piece) {
       answer.text += piece;
       text.append(piece);

@@ -4,6 +4,7 @@ import { events } from "./sse.js";
 
 const STORED_KEY = "kudos.key";
 const RETRY_DELAYS_MS = [300, 800, 1600];
+const ENDING_DELAYS_MS = [200, 500, 1000, 2000, 4000, 8000];
 
 export class ApiError extends Error {
   constructor(message, { status = 0, code = null } = {}) {
@@ -133,9 +134,23 @@ export const deleteFeedback = (id) => vote("DELETE", `/v1/replies/${part(id)}/fe
 export const putChoice = (id, ballot) => vote("PUT", `/v1/comparisons/${part(id)}/choice`, ballot);
 export const deleteChoice = (id) => vote("DELETE", `/v1/comparisons/${part(id)}/choice`);
 
+/** A reply as it is kept, once it has ended: one that was stopped a moment ago may still be ending there. */
+export async function endedReply(id) {
+  for (let attempt = 0; ; attempt += 1) {
+    const reply = await json("GET", `/v1/replies/${part(id)}`);
+    if (reply.state !== "streaming" || attempt === ENDING_DELAYS_MS.length) return reply;
+    await sleep(ENDING_DELAYS_MS[attempt]);
+  }
+}
+
 export const models = () => json("GET", "/v1/models");
 export const status = () => json("GET", "/v1/status");
 export const conversations = () => json("GET", "/v1/conversations");
 export const conversation = (id) => json("GET", `/v1/conversations/${part(id)}`);
 export const renameConversation = (id, title) => json("PATCH", `/v1/conversations/${part(id)}`, { body: { title } });
 export const deleteConversation = (id) => json("DELETE", `/v1/conversations/${part(id)}`);
+
+export const me = () => json("GET", "/v1/me");
+export const putConsent = (consent) => json("PUT", "/v1/me/consent", { body: { consent } });
+export const exportMine = async () => (await call("GET", "/v1/me/export")).blob();
+export const eraseMe = () => json("DELETE", "/v1/me");

@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { $, announce, h, noticeError } from "./dom.js";
 import { turnsOf } from "./history.js";
 import { currentLanguage, preferredLanguage, setLanguage, t } from "./i18n.js";
+import { MyData } from "./mydata.js";
 import { Sidebar } from "./sidebar.js";
 import { Status } from "./status.js";
 import { Thread } from "./thread.js";
@@ -62,11 +63,11 @@ function show(next) {
   requestAnimationFrame(toBottom);
 }
 
-function startNew({ focus = true } = {}) {
+function startNew({ focus = true, leaveSidebar = true } = {}) {
   history.replaceState(null, "", location.pathname + location.search);
   show(new Thread({ hooks }));
   sidebar.select(null);
-  sidebar.closeIfNarrow();
+  if (leaveSidebar) sidebar.closeIfNarrow();
   if (focus) focusPrompt();
 }
 
@@ -252,6 +253,17 @@ const sidebar = new Sidebar({
   onDeleted(id) {
     writing.get(id)?.stop();
     if (thread.id === id) startNew({ focus: false });
+  },
+});
+new MyData({
+  onErase() {
+    for (const each of [thread, ...writing.values()]) each.stop();
+  },
+  async onErased() {
+    prompt.value = "";
+    startNew({ focus: false, leaveSidebar: false });
+    await status.refresh(); // makes the browser known again, as someone new, before anything else is asked
+    sidebar.refresh();
   },
 });
 drawSwitches();

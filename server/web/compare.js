@@ -1,7 +1,7 @@
 // Two answers side by side: they stream together, a choice is made, and only then the policies are named.
 
 import * as api from "./api.js";
-import { ballotOf, copyButton, policyTag, stateLine, StreamedText } from "./answer.js";
+import { AnswerText, ballotOf, copyButton, policyTag, stateLine } from "./answer.js";
 import { detailsPanel } from "./ballot.js";
 import { errorText, h, shortPolicy } from "./dom.js";
 import { say } from "./i18n.js";
@@ -11,7 +11,7 @@ const CHOICES = ["left", "tie", "both_bad", "right"];
 const SIDES = ["left", "right"];
 
 function pane(side, answer) {
-  const text = new StreamedText(answer.text);
+  const text = new AnswerText(answer);
   const mark = h("span", { class: "preferred", word: "preferred" });
   const policy = h("span", { class: "pane-policy" });
   const foot = h("div", { class: "answer-foot" });
@@ -25,6 +25,7 @@ function pane(side, answer) {
   );
   return {
     element,
+    settle: () => text.settle(answer),
     append(piece) {
       answer.text += piece;
       text.append(piece);
@@ -157,5 +158,5 @@ export function comparisonView(comparison, { retry, onChosen }) {
 
   if (SIDES.some((side) => comparison[side].state === "streaming")) for (const side of SIDES) panes[side].streaming(true);
   else finish();
-  return { element, panes, finish };
+  return { element, panes, finish, settle: () => Promise.all(SIDES.map((side) => panes[side].settle())) };
 }

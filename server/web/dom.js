@@ -1,4 +1,4 @@
-// Small helpers over the DOM. Text only ever goes in as text: nothing here takes HTML.
+// Small helpers over the DOM. Text only ever goes in as text: nothing here takes HTML (markup.js alone does).
 
 import { say, t } from "./i18n.js";
 

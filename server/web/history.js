@@ -6,6 +6,7 @@ function answerOf(reply) {
   return {
     id: reply.id,
     text: reply.text,
+    html: reply.html ?? null,
     state: reply.state,
     finishReason: reply.finish_reason,
     policy: reply.policy_version,

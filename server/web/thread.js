@@ -8,7 +8,7 @@ import { t } from "./i18n.js";
 
 const SIDES = ["left", "right"];
 
-const newAnswer = () => ({ id: null, text: "", state: "streaming", finishReason: null, policy: null, vote: null, error: null });
+const newAnswer = () => ({ id: null, text: "", html: null, state: "streaming", finishReason: null, policy: null, vote: null, error: null });
 
 /**
  * A turn is {user, answers: [...], shown} or {user, comparison}. A thread goes on writing when another one is on the
@@ -122,9 +122,11 @@ export class Thread {
         answer.state = error ? "failed" : stopped ? "stopped" : "complete";
         view.finish();
         if (stopped) announce(t("stopped_spoken"));
-        else if (!error) announce(t("answer_ready", { text: answer.text }));
       },
     );
+    await view.settle();
+    this.hooks.onGrew(this);
+    if (answer.state === "complete") announce(t("answer_ready", { text: view.words() }));
   }
 
   async #compare(turn) {
@@ -161,6 +163,8 @@ export class Thread {
         else if (!error) announce(t("answers_ready"));
       },
     );
+    await view.settle();
+    this.hooks.onGrew(this);
   }
 
   /** Draws a turn, in the place of its earlier drawing if there is one. */

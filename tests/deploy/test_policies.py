@@ -186,3 +186,29 @@ def test_erasing_a_user_names_the_policies_that_learned_from_them(store: Store) 
         assert [row.number for row in policies.trained_on_user(session, "ada")] == [1, 2]
         assert [row.number for row in policies.trained_on_user(session, "bob")] == [3]
         assert policies.trained_on_user(session, "eve") == []
+
+
+def test_what_became_of_a_users_votes(store: Store) -> None:
+    """A vote counts once, however many samples it was; what a reward model was only tested on taught nothing."""
+    with store.write() as session:
+        for number, run_id in enumerate((None, "run-1", "run-2", "run-3")):
+            version = f"v{number}-00000000"
+            session.add(
+                Policy(version=version, number=number, kind="adapter", path=version, digest=version, run_id=run_id)
+            )
+        rows = [
+            ("run-1", 1, "ada", "thumb", "train"),
+            ("run-1", 1, "ada", "correction", "train"),
+            ("run-1", 2, "ada", "pair", "train"),
+            ("run-1", 3, "ada", "pair", "held_out"),
+            ("run-1", 4, "bob", "pair", "train"),
+            ("run-2", 3, "ada", "pair", "held_out"),
+            ("run-3", 2, "ada", "pair", "train"),
+            ("run-9", 2, "ada", "pair", "train"),
+        ]
+        for run_id, vote_id, user_id, kind, split in rows:
+            session.add(TrainingSample(run_id=run_id, vote_id=vote_id, user_id=user_id, kind=kind, split=split))
+    with store.read() as session:
+        found = [(taught.policy.number, taught.votes) for taught in policies.taught_by(session, "ada")]
+        assert found == [(1, 2), (3, 1)]
+        assert policies.taught_by(session, "eve") == []

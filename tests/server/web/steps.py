@@ -2,14 +2,19 @@
 
 import time
 from collections.abc import Callable
+from datetime import timedelta
+from html.parser import HTMLParser
 from typing import TypeVar
 
 from playwright.sync_api import Locator, Page, expect
 from sqlmodel import select
 
-from feedback.schema import Comparison, Reply, Vote
+from feedback.ids import new_id
+from feedback.ledger import begin_reply, finish_reply
+from feedback.schema import Comparison, Reply, ReplyState, Vote, now
 from feedback.store import Store
 from feedback.verdicts import effective_votes
+from server.markdown import to_html
 
 T = TypeVar("T")
 
@@ -20,10 +25,42 @@ def say(page: Page, text: str) -> None:
 
 
 def answered(page: Page, number: int = 1) -> Locator:
-    """The answer of the `number`th turn, once it can be voted on."""
+    """The answer of the `number`th turn, once it can be voted on and its words are there as the server renders them."""
     answer = page.locator(".turn").nth(number - 1).locator(".answer")
     expect(answer.locator('[data-thumb="up"]')).to_be_visible()
+    expect(answer.locator(".answer-text.markdown")).to_have_count(1)
     return answer
+
+
+def reads_as(text: str) -> str:
+    """The words of a reply as the page shows them: the content of the elements that its Markdown becomes."""
+    words: list[str] = []
+    parser = HTMLParser()
+    parser.handle_data = words.append  # type: ignore[method-assign]
+    parser.feed(to_html(text) or text)
+    parser.close()
+    return "".join(words)
+
+
+def plant_replies(store: Store, like: Reply, texts: list[str]) -> str:
+    """A conversation with these replies, of the person that `like` was for. Returns its id."""
+    conversation = new_id("conv")
+    at = now()
+    with store.write() as session:
+        for number, text in enumerate(texts):
+            reply = Reply(
+                id=new_id("chatcmpl"),
+                conversation_id=conversation,
+                user_id=like.user_id,
+                created_at=at + timedelta(milliseconds=number),
+                messages=[{"role": "user", "content": f"Number {number}"}],
+                prompt_digest=like.prompt_digest,
+                policy_version=like.policy_version,
+            )
+            begin_reply(session, reply)
+            session.flush()
+            finish_reply(session, reply.id, state=ReplyState.COMPLETE, text=text, finish_reason="stop")
+    return conversation
 
 
 def reply_id(answer: Locator) -> str:

@@ -28,6 +28,13 @@ def test_no_script_turns_text_into_markup_or_code(path: Path) -> None:
         assert sink not in path.read_text()
 
 
+def test_markup_enters_in_one_place() -> None:
+    parsing = [
+        path.name for path in SCRIPTS if re.search("DOMParser|createContextualFragment|setHTML", path.read_text())
+    ]
+    assert parsing == ["markup.js"]
+
+
 def test_every_file_that_the_page_names_is_there() -> None:
     names = set(re.findall(r'(?:src|href)="([\w.]+?)(?:#\w+)?"', (WEB / "index.html").read_text()))
     for path in SCRIPTS:
@@ -97,6 +104,7 @@ def test_text_is_readable_in_every_theme(theme: str) -> None:
     pairs = [("text", ground) for ground in ("ground", "surface", "sunken", "hover", "accent-soft", "danger-soft")]
     pairs += [("text-quiet", ground) for ground in ("ground", "surface", "sunken", "hover")]
     pairs += [("accent", "surface"), ("accent", "ground"), ("on-accent", "accent"), ("accent-strong", "accent-soft")]
-    pairs += [("danger", "danger-soft"), ("danger", "surface")]
+    pairs += [("danger", "danger-soft"), ("danger", "surface"), ("danger", "sunken")]
+    pairs += [(f"code-{kind}", "sunken") for kind in ("keyword", "string", "number", "name")]
     weak = {pair: contrast(colours[pair[0]], colours[pair[1]]) for pair in pairs}
     assert {pair: ratio for pair, ratio in weak.items() if ratio < 4.5} == {}

@@ -4,7 +4,17 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from .conftest import RunningServer
-from .steps import answered, effective_vote, eventually, reply_id, revisions, say, stored_comparison, stored_reply
+from .steps import (
+    answered,
+    effective_vote,
+    eventually,
+    reads_as,
+    reply_id,
+    revisions,
+    say,
+    stored_comparison,
+    stored_reply,
+)
 
 pytestmark = [pytest.mark.browser, pytest.mark.engine]
 
@@ -110,9 +120,11 @@ def test_the_count_in_view_follows_the_votes(page: Page) -> None:
 
 
 def compare(page: Page, text: str) -> tuple[str, dict[str, str]]:
+    """The comparison's id, and what each side reads as."""
     page.click("#compare-toggle")
     say(page, text)
     expect(page.locator(".choice").first).to_be_visible()
+    expect(page.locator(".pane .answer-text.markdown")).to_have_count(2)
     identifier = page.locator(".comparison").get_attribute("data-comparison")
     assert identifier
     texts = {
@@ -126,7 +138,7 @@ def test_compare_choose_and_reveal(page: Page, server: RunningServer, shot) -> N
     comparison = stored_comparison(server.store, identifier)
     left = stored_reply(server.store, comparison.left_reply_id)
     right = stored_reply(server.store, comparison.right_reply_id)
-    assert texts == {"left": left.text, "right": right.text}
+    assert texts == {"left": reads_as(left.text), "right": reads_as(right.text)}
     thread = page.locator(".comparison")
     for version in (left.policy_version, right.policy_version):
         assert version not in (thread.inner_html()), "a policy was named before the choice"
@@ -185,10 +197,11 @@ def test_reload_before_the_choice_still_hides_the_policies(page: Page, server: R
 
 
 def test_chat_goes_on_after_a_comparison_with_the_preferred_answer(page: Page, server: RunningServer) -> None:
-    _, texts = compare(page, "My name is Tom")
+    identifier, _ = compare(page, "My name is Tom")
+    right = stored_reply(server.store, stored_comparison(server.store, identifier).right_reply_id)
     page.click('[data-choice="right"]')
     expect(page.locator(".vote-note")).to_have_text("Thank you, counted")
     page.click("#compare-toggle")
     say(page, "What is my name?")
     reply = stored_reply(server.store, reply_id(answered(page, 2)))
-    assert [message["content"] for message in reply.messages if message["role"] == "assistant"] == [texts["right"]]
+    assert [message["content"] for message in reply.messages if message["role"] == "assistant"] == [right.text]
