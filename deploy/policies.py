@@ -215,15 +215,3 @@ def _ancestors(session: Session, policy: Policy) -> list[Policy]:
         found.append(parent)
         policy = parent
     return found
-
-
-def trained_on_user(session: Session, user_id: str) -> list[Policy]:
-    """Policies that this user's votes taught, or that descend from one: what an erasure must name."""
-    runs = set(session.exec(select(TrainingSample.run_id).where(TrainingSample.user_id == user_id).distinct()))
-    tainted: set[str] = set()
-    found = []
-    for policy in everything(session):  # by number, so a parent comes before its children
-        if policy.run_id in runs or policy.parent_version in tainted:
-            tainted.add(policy.version)
-            found.append(policy)
-    return found

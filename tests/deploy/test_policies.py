@@ -9,7 +9,7 @@ from deploy import errors, policies
 from deploy.artifacts import publish
 from deploy.digests import model_digest, tokenizer_digest
 from deploy.gate import judge
-from feedback.schema import Policy, PolicyKind, PolicyState, Reply, ReplyState, RewardModel, TrainingRun, TrainingSample
+from feedback.schema import PolicyKind, PolicyState, Reply, ReplyState, RewardModel, TrainingRun, TrainingSample
 from feedback.store import Store
 from tests.deploy.folders import adapter_draft, make_adapter, make_model, publish_adapter, publish_full
 from tests.deploy.test_gate import GOOD
@@ -165,24 +165,3 @@ def test_lineage_both_ways(store: Store, base: Path, root: Path, tmp_path: Path)
         assert policies.lineage(session, parent).vote_ids == []
         with pytest.raises(errors.UnknownPolicy):
             policies.lineage(session, "v9-ffffffff")
-
-
-def test_erasing_a_user_names_the_policies_that_learned_from_them(store: Store) -> None:
-    with store.write() as session:
-        rows: list[tuple[str, int, str | None, str | None]] = [
-            ("v0-00000000", 0, None, None),
-            ("v1-00000000", 1, "run-1", "v0-00000000"),
-            ("v2-00000000", 2, "run-2", "v1-00000000"),
-            ("v3-00000000", 3, "run-3", "v0-00000000"),
-        ]
-        for version, number, run_id, parent in rows:
-            session.add(
-                Policy(version=version, number=number, kind="adapter", path=version, digest=version, run_id=run_id,
-                       parent_version=parent)
-            )  # fmt: skip
-        session.add(TrainingSample(run_id="run-1", vote_id=1, user_id="ada", kind="thumb", split="train"))
-        session.add(TrainingSample(run_id="run-3", vote_id=2, user_id="bob", kind="thumb", split="train"))
-    with store.read() as session:
-        assert [row.number for row in policies.trained_on_user(session, "ada")] == [1, 2]
-        assert [row.number for row in policies.trained_on_user(session, "bob")] == [3]
-        assert policies.trained_on_user(session, "eve") == []
