@@ -234,15 +234,3 @@ def taught_by(session: Session, user_id: str) -> list[Taught]:
         .order_by(col(Policy.number))
     ).all()
     return [Taught(*row) for row in rows]
-
-
-def trained_on_user(session: Session, user_id: str) -> list[Policy]:
-    """Policies that this user's votes taught, or that descend from one: what an erasure must name."""
-    runs = set(session.exec(select(TrainingSample.run_id).where(TrainingSample.user_id == user_id).distinct()))
-    tainted: set[str] = set()
-    found = []
-    for policy in everything(session):  # by number, so a parent comes before its children
-        if policy.run_id in runs or policy.parent_version in tainted:
-            tainted.add(policy.version)
-            found.append(policy)
-    return found

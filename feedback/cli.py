@@ -1,4 +1,4 @@
-"""`kudos feedback stats|import|export` and `kudos db migrate|check`.
+"""`kudos feedback stats|import|export|erase|expire` and `kudos db migrate|check`.
 
 What a program reads goes to standard output (`--json`, or the export itself); progress and words go to standard error.
 """
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 if TYPE_CHECKING:
+    from feedback.privacy import Erasure, Expiry
     from feedback.settings import Settings
     from feedback.store import Store
 
@@ -33,10 +34,12 @@ class ExportFormat(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    feedback = typer.Typer(no_args_is_help=True, help="The log of votes: look at it, import, export.")
+    feedback = typer.Typer(no_args_is_help=True, help="The log of votes: look at it, import, export, erase.")
     feedback.command("stats")(stats)
     feedback.command("import")(import_)
     feedback.command("export")(export)
+    feedback.command("erase")(erase)
+    feedback.command("expire")(expire)
     app.add_typer(feedback, name="feedback")
     database = typer.Typer(no_args_is_help=True, help="The database: migrate it, check it.")
     database.command("migrate")(migrate)
@@ -101,6 +104,46 @@ def export(
         _print_json({"rows": rows, "path": str(output)}) if json_ else typer.echo(f"{rows} rows in {output}")
 
 
+def erase(
+    user: Annotated[str, typer.Argument(help="The user's id, as `kudos` knows it.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json_: Json = False,
+) -> None:
+    """Erase a user: conversations, replies, votes. Prints the policies that learned from them. Cannot be undone."""
+    from dataclasses import asdict
+
+    from feedback import privacy
+
+    with _store() as (settings, store):
+        if not yes:
+            with store.read() as session:
+                found = privacy.holdings(session, user)
+            typer.confirm(f"Erase {user} with {_amounts(found)}, for ever?", abort=True, err=True)
+        erased = privacy.erase(store, settings.runs_folder, user)
+    if json_:
+        _print_json(asdict(erased))
+        return
+    typer.echo(f"erased {user}: {_amounts(erased)}")
+    typer.echo(f"policies that learned from this user: {', '.join(erased.policies) or 'none'}")
+
+
+def expire(
+    days: Annotated[int | None, typer.Option(min=1, help="Overrides KUDOS_RETENTION_DAYS.")] = None,
+    json_: Json = False,
+) -> None:
+    """Delete conversations that had no new reply for KUDOS_RETENTION_DAYS, with their replies and votes."""
+    from dataclasses import asdict
+
+    from feedback import privacy
+
+    with _store() as (settings, store):
+        limit = days or settings.retention_days
+        if limit is None:
+            raise typer.BadParameter("how old? Set KUDOS_RETENTION_DAYS, or give --days")
+        gone = privacy.expire(store, settings.runs_folder, limit)
+    _print_json(asdict(gone)) if json_ else typer.echo(f"deleted {_amounts(gone)}")
+
+
 def migrate(json_: Json = False) -> None:
     """Bring the database to this version's schema. Every command does so by itself; this one does nothing else."""
     from feedback.migrate import head_revision, upgrade
@@ -135,6 +178,10 @@ def check(json_: Json = False) -> None:
             typer.echo("no problems found")
     if found.problems:
         raise typer.Exit(1)
+
+
+def _amounts(found: Erasure | Expiry) -> str:
+    return f"{found.conversations} conversations, {found.replies} replies, {found.votes} votes"
 
 
 def _settings() -> Settings:

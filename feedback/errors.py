@@ -4,6 +4,7 @@ FeedbackError
 ├── UnknownTarget        404  no such reply or comparison, or it is someone else's (it does not tell which)
 ├── Unvotable            409  the reply is unfinished, failed or empty
 ├── IllegalTransition    409  a reply that has ended cannot end differently
+├── UserErased           410  the user was erased, and their id is not used again
 ├── BadBallot            422  the vote itself is malformed
 ├── IdempotencyConflict  422  the key was used before, with another body
 ├── BadImport            422  a file that cannot be read at all
@@ -37,6 +38,11 @@ class Unvotable(FeedbackError):
 class IllegalTransition(FeedbackError):
     status = 409
     code = "illegal_transition"
+
+
+class UserErased(FeedbackError):
+    status = 410
+    code = "user_erased"
 
 
 class BadBallot(FeedbackError):

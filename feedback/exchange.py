@@ -30,6 +30,7 @@ from feedback.schema import Comparison, Conversation, Reply, ReplyState, TargetK
 from feedback.splits import Split
 from feedback.statements import columns, insert_ignore_many, insert_many
 from feedback.store import Store
+from feedback.tombstones import erased_among
 
 HH_SOURCE = "hh"
 IMPORTED = "imported"  # the arm and the policy version of replies that no policy of ours wrote
@@ -208,10 +209,14 @@ def _write(session: Session, batch: list[Dialogue], summary: ImportSummary) -> N
     by_id = {f"cmp-hh{dialogue.digest}": dialogue for dialogue in batch}
     comparison_id = columns(Comparison).id
     known = set(session.execute(select(comparison_id).where(comparison_id.in_(list(by_id)))).scalars())
-    new = [dialogue for name, dialogue in by_id.items() if name not in known]
-    summary.imported += len(new)
+    new = [(dialogue, _rows(dialogue)) for name, dialogue in by_id.items() if name not in known]
     summary.already_there += len(batch) - len(new)
-    rows = [_rows(dialogue) for dialogue in new]
+    erased = erased_among(session, {row["user"]["id"] for _, row in new})
+    for dialogue, row in new:
+        if row["user"]["id"] in erased:
+            summary.add_problem(Problem(dialogue.line, "its user was erased"))
+    rows = [row for _, row in new if row["user"]["id"] not in erased]
+    summary.imported += len(rows)
     insert_ignore_many(session, User, [row["user"] for row in rows])
     insert_many(session, Conversation, [row["conversation"] for row in rows])
     insert_many(session, Reply, [reply for row in rows for reply in row["replies"]])

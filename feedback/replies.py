@@ -12,10 +12,11 @@ from sqlalchemy import and_, bindparam, or_, select
 from sqlalchemy.orm import Session
 from sqlmodel import SQLModel
 
-from feedback.errors import IllegalTransition, UnknownTarget
+from feedback.errors import IllegalTransition, UnknownTarget, UserErased
 from feedback.packing import pack_ids, pack_logprobs
 from feedback.schema import Comparison, Conversation, Replica, Reply, ReplyState, User, now
 from feedback.statements import columns, insert_ignore, insert_many, table
+from feedback.tombstones import erased_among
 
 _ENDS = frozenset({ReplyState.COMPLETE, ReplyState.STOPPED, ReplyState.FAILED, ReplyState.INCOMPLETE})
 TRANSITIONS: dict[str, frozenset[ReplyState]] = {
@@ -36,7 +37,11 @@ _TOUCH = (
 
 
 def ensure_user(session: Session, user_id: str) -> None:
-    insert_ignore(session, User, {"id": user_id, "created_at": now(), "consent": None, "erased_at": None})
+    """Makes the user if they are new. Raises UserErased for one who was erased."""
+    row = {"id": user_id, "created_at": now(), "consent": None, "erased_at": None}
+    # Only a user without a row can be an erased one, so most calls are one statement.
+    if insert_ignore(session, User, row) is not None and erased_among(session, [user_id]):
+        raise UserErased("this user was erased; nothing more is kept under their id, so use another one")
 
 
 def ensure_conversation(session: Session, *, conversation_id: str, user_id: str, title: str = "") -> None:

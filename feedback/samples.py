@@ -12,11 +12,13 @@ from typing import Any
 from sqlalchemy import FromClause, Select, Text, and_, cast, false, func, or_, select, union_all
 from sqlalchemy.orm import Session
 
+from feedback.errors import UserErased
 from feedback.packing import unpack_ids
 from feedback.sample import CorrectionSample, PairSample, Sample, SampleSet, Side, ThumbSample
 from feedback.schema import Comparison, Conversation, Reply, ReplyState, TargetKind, Thumb, TrainingSample, User
 from feedback.splits import Assign, Key, Plan, Split, plan_split
 from feedback.statements import table, upsert_many
+from feedback.tombstones import erased_among
 from feedback.verdicts import effective_vote
 
 _PAGE = 500  # rows that a query holds in memory
@@ -125,7 +127,13 @@ def stream(
 
 
 def record_lineage(session: Session, run_id: str, reward_model_id: str | None, samples: SampleSet) -> int:
-    """Writes down which votes a run learned from, or was tested on. Doing it again (a resumed run) changes nothing."""
+    """Writes down which votes a run learned from, or was tested on. Doing it again (a resumed run) changes nothing.
+
+    Raises:
+        UserErased: one of these people was erased after the samples were read.
+    """
+    if erased_among(session, {sample.user_id for sample in samples}):
+        raise UserErased("somebody was erased while their votes were being read: start again, without those")
     rows = [
         {
             "run_id": run_id,

@@ -90,6 +90,7 @@ class RunState(StrEnum):
     SUCCEEDED = "succeeded"  # a policy was published (accepted or refused: see the policy)
     FAILED = "failed"
     INTERRUPTED = "interrupted"  # the process died; it can be resumed
+    ERASED = "erased"  # votes that it learned from were erased before it ended; it cannot be resumed
 
 
 class User(SQLModel, table=True):
@@ -98,7 +99,7 @@ class User(SQLModel, table=True):
     id: str = Field(primary_key=True)
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
     consent: bool | None = None  # None: the deployment's default holds
-    erased_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    erased_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # a tombstone: see feedback.tombstones
 
 
 class ApiKey(SQLModel, table=True):

@@ -21,6 +21,9 @@ class Settings(BaseSettings):
     consent_default: bool = True
     """Whether votes of users who have not said anything may train. Each user's own choice wins."""
 
+    retention_days: int | None = Field(default=None, ge=1)
+    """`kudos feedback expire` deletes conversations that had no new reply for so many days. Unset: kept for ever."""
+
     @property
     def database(self) -> str:
         return self.database_url.get_secret_value() if self.database_url else f"sqlite:///{self.home / 'kudos.db'}"

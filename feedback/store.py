@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -26,6 +26,8 @@ from feedback.settings import Settings
 
 BUSY_TIMEOUT_SECONDS = 5.0
 _WRITE = "kudos_write"
+_TOGETHER = text("SELECT pg_advisory_xact_lock_shared(:key)").bindparams(key=0x6B75646F73_02)
+_ALONE = text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=0x6B75646F73_02)
 
 
 class WriterLock:
@@ -92,23 +94,54 @@ class Store:
             yield session  # closing ends the transaction; a rollback would empty the objects that the caller keeps
 
     @contextmanager
-    def write(self) -> Iterator[Session]:
+    def write(self, *, alone: bool = False) -> Iterator[Session]:
         """One transaction, committed when the block ends and rolled back when it raises."""
-        with self.transaction() as connection, Session(connection, expire_on_commit=False) as session:
+        with self.transaction(alone=alone) as connection, Session(connection, expire_on_commit=False) as session:
             # The session joins the transaction and leaves the commit to it: one commit, at the edge.
             yield session
             session.flush()
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        """What `write` and the ledger are made of. Storage errors come out as `StorageError`."""
+    def transaction(self, *, alone: bool = False) -> Iterator[Connection]:
+        """What `write` and the ledger are made of. Storage errors come out as `StorageError`.
+
+        alone: on PostgreSQL too, it begins after all writes before it were committed, and ends before any other begins.
+        """
         with (
             _translated(),
             self._writer.held() if self._writer else nullcontext(),
             self.engine.connect().execution_options(**{_WRITE: True}) as connection,
             connection.begin(),
         ):
+            if not self.is_sqlite:
+                connection.execute(_ALONE if alone else _TOGETHER)
             yield connection
+
+    def scrub(self) -> None:
+        """Leaves in SQLite's files nothing of what was deleted: rewrites the database, then empties the log of writes.
+
+        Zeroing deleted rows is not enough: a row that SQLite moves to another page leaves a copy behind, which no
+        later deletion finds. PostgreSQL's files are its operator's.
+
+        Raises:
+            StorageBusy: somebody reads an older state all the while, and needs the old pages.
+        """
+        if self._writer is None:
+            return
+        # Under the writers' lock: a checkpoint beside a write is what it guards against.
+        with _translated(), self._writer.held():
+            pooled = self.engine.raw_connection()
+            driver: Any = pooled.driver_connection
+            try:
+                driver.execute("PRAGMA query_only = 0")
+                driver.execute("VACUUM")
+                readers, *_ = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except driver.Error as error:
+                raise DBAPIError("VACUUM", None, error) from error
+            finally:
+                pooled.close()
+        if readers:
+            raise StorageBusy("the rows are deleted, but somebody still reads the old pages of the file: do it again")
 
     def close(self) -> None:
         self.engine.dispose()
@@ -138,8 +171,13 @@ def database_url(url: str) -> URL:
     return parsed
 
 
+# Both engines hide parameters: an error's text ends up in logs, and parameters are people's words.
+
+
 def _sqlite_engine(url: URL) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, pool_size=8, max_overflow=24)
+    engine = create_engine(
+        url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, pool_size=8, max_overflow=24, hide_parameters=True
+    )
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
@@ -148,6 +186,7 @@ def _sqlite_engine(url: URL) -> Engine:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA journal_size_limit = 67108864")
+        connection.execute("PRAGMA secure_delete = ON")  # what is deleted or changed is overwritten with zeros
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -189,7 +228,14 @@ def _enter_wal(connection: Any) -> None:
 
 def _postgres_engine(url: URL) -> Engine:
     # pool_pre_ping: after the server was restarted, the first request would otherwise fail for each old connection.
-    return create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=24, connect_args={"connect_timeout": 10})
+    return create_engine(
+        url,
+        pool_pre_ping=True,
+        pool_size=8,
+        max_overflow=24,
+        connect_args={"connect_timeout": 10},
+        hide_parameters=True,
+    )
 
 
 def connect(settings: Settings) -> Store:

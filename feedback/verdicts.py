@@ -93,7 +93,7 @@ def counts(session: Session) -> Counts:
         **row._mapping,
         revisions=revisions,
         last_vote_id=last_vote_id,
-        users=_rows(session, User),
+        users=session.execute(select(func.count()).where(columns(User).erased_at.is_(None))).scalar_one(),
         conversations=_rows(session, Conversation),
         comparisons=_rows(session, Comparison),
         choices=grouped(

@@ -24,6 +24,7 @@ from feedback.ids import new_id
 from server import metrics
 from server.api import chat, comparisons, conversations, me, operations, replies, status, votes
 from server.errors import ApiError, error_body
+from server.identity import Identity
 from server.services import Services
 
 log = logging.getLogger("kudos.http")
@@ -87,9 +88,9 @@ class Edge:
                 headers["x-request-id"] = request_id
                 for name, value in _SECURITY.items():
                     headers.setdefault(name, value)
-                identity = state.get("identity")
-                if identity is not None and identity.new_cookie is not None:
-                    headers.append("set-cookie", identity.new_cookie)
+                cookie = self._cookie(state.get("identity"), answered)
+                if cookie is not None:
+                    headers.append("set-cookie", cookie)
                 allowance = state.get("allowance")
                 if allowance is not None:
                     headers.update(allowance.headers())
@@ -101,6 +102,13 @@ class Edge:
         finally:
             route = getattr(scope.get("route"), "path", "other")
             metrics.requests_total.labels(route, str(answered or 499), state.get("track", "none")).inc()
+
+    def _cookie(self, identity: Identity | None, status: int) -> str | None:
+        if identity is None:
+            return None
+        if status == HTTPStatus.GONE:  # an operator erased this user, whose browser could not be told
+            return self._services.identities.parting(identity)
+        return identity.new_cookie
 
     def _meet(self, connection: HTTPConnection, state: MutableMapping[str, Any]) -> None:
         """A browser gets its cookie with the page, so that the page's first calls are all one user's."""

@@ -33,6 +33,7 @@ from feedback.store import Store
 from server.errors import ApiError
 
 COOKIE = "kudos_user"
+BROWSER = "browser"
 SECRET_PREFIX = "sk-kudos-"  # noqa: S105 - what secrets begin with, so that leaked ones can be found
 _COOKIE_SECONDS = 365 * 24 * 3600
 _CACHE_SECONDS = 2.0
@@ -176,9 +177,9 @@ class Identities:
         scopes = frozenset({Scope.CHAT.value, Scope.FEEDBACK.value, Scope.METRICS.value})
         user = self._verified(connection.headers.get("cookie", ""))
         if user is not None:
-            return Identity(user, scopes, "browser")
+            return Identity(user, scopes, BROWSER)
         user = new_id("u")
-        return Identity(user, scopes, "browser", new_cookie=self._cookie(user))
+        return Identity(user, scopes, BROWSER, new_cookie=self._cookie(user))
 
     def _verified(self, header: str) -> str | None:
         try:
@@ -190,13 +191,19 @@ class Identities:
         user, _, signature = morsel.value.rpartition(".")
         return user if user and hmac.compare_digest(signature, self._signature(user)) else None
 
+    def parting(self, identity: Identity) -> str | None:
+        """A cookie that takes a browser's identity away: its next request is a new user's. None for who has a key."""
+        return self._baked("", 0) if identity.actor == BROWSER else None
+
     def _signature(self, user: str) -> str:
         return hmac.new(self._secret, user.encode(), hashlib.sha256).hexdigest()
 
     def _cookie(self, user: str) -> str:
+        return self._baked(f"{user}.{self._signature(user)}", _COOKIE_SECONDS)
+
+    def _baked(self, value: str, seconds: int) -> str:
         secure = "; Secure" if self._secure_cookies else ""
-        value = f"{COOKIE}={user}.{self._signature(user)}"
-        return f"{value}; Path=/; Max-Age={_COOKIE_SECONDS}; HttpOnly; SameSite=Strict{secure}"
+        return f"{COOKIE}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}"
 
 
 def _is_local(connection: HTTPConnection) -> bool:

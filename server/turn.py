@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlmodel import Session
 
-from feedback.errors import FeedbackError, StorageError
+from feedback.errors import FeedbackError, StorageError, UnknownTarget
 from feedback.ids import new_id, prompt_digest
 from feedback.ledger import begin_reply, ensure_conversation, ensure_user, finish_reply
 from feedback.packing import pack_ids
@@ -230,6 +230,9 @@ class Turn:
                 return
         try:
             await self._finish(state, mixed)
+        except UnknownTarget:  # its user was erased while it was written
+            if state is ReplyState.COMPLETE:
+                raise
         except StorageError:
             services.background(self._finish_later(state, mixed))
             if state is ReplyState.COMPLETE:

@@ -9,6 +9,10 @@ class TooFewVotes(TrainerError):
     """There is not enough to learn from yet."""
 
 
+class RunErased(TrainerError):
+    """Votes that the run learned from were erased; it may not go on."""
+
+
 class UnsupportedModel(TrainerError):
     """The backbone is not a decoder that the trainer knows how to run layer by layer."""
 

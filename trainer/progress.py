@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from feedback.schema import TrainingRun, now
 from feedback.store import Store
+from trainer.records import refuse_erased
 
 # Rough shares of a run's time, so that one bar can speak for all of it.
 STAGES = {
@@ -80,10 +81,12 @@ class RunProgress:
             self.write(stage=self._stage, progress=progress, message=message, **fields)
 
     def write(self, **fields: Any) -> None:
+        """Raises RunErased where votes that the run learned from were erased meanwhile."""
         self._written = time.monotonic()
         with self._store.write() as session:
             run = session.get(TrainingRun, self._run_id)
             assert run is not None
+            refuse_erased(run)
             for name, value in fields.items():
                 setattr(run, name, value)
             run.updated_at = now()

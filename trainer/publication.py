@@ -23,6 +23,21 @@ from trainer.sampler import Rollout
 from trainer.trainable import Trainable
 
 PROBE_CASES = 6
+PROBE_QUESTIONS = (
+    "Hello!",
+    "How are you today?",
+    "What can you do for me?",
+    "Where is my order?",
+    "That did not work. What now?",
+    "Tell me something interesting.",
+    "Thank you very much.",
+    "你好！",
+    "请问，你能帮我吗？",
+    "谢谢你，再见。",
+)
+"""What a probe asks. Never what people asked: the manifest is part of what is served, copied and kept."""
+PROBE_REPLIES = 4
+"""To each question; the probe takes the most telling ones."""
 PROBE_TOLERANCE_NATS = 0.05  # bf16 in two orders of summation stays below 0.02 on average
 NOT_WEIGHTS = ("*.json", "*.jinja", "*.txt", "*.model")
 

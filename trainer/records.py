@@ -14,12 +14,13 @@ from deploy import policies, rollout
 from deploy.artifacts import Published
 from deploy.gate import EvaluationReport, Verdict
 from feedback.exposures import exposures
+from feedback.privacy import clear_run_files
 from feedback.samples import SampleSet, collect, record_lineage
 from feedback.schema import Lease, Policy, PolicyKind, RewardModel, RunState, TrainingRun, now
 from feedback.settings import Settings
 from feedback.store import Store
 from trainer.config import TrainingConfig
-from trainer.errors import TrainerError
+from trainer.errors import RunErased, TrainerError
 from trainer.propensity import reweighted
 
 NEWEST_EXPOSURES = 20_000
@@ -40,18 +41,27 @@ class RunRecords:
         self.settings, self.store, self.run_id = settings, store, run_id
 
     def open(self, config: TrainingConfig) -> None:
+        clear_run_files(self.store, self.settings.runs_folder)
         with self.store.write() as session:
             row = session.get(TrainingRun, self.run_id) or TrainingRun(id=self.run_id)
             if row.state == RunState.SUCCEEDED:
                 raise TrainerError(
                     f"{self.run_id} has ended, and no longer holds what it learned from: start a new run"
                 )
+            refuse_erased(row)
             row.state, row.error, row.updated_at = RunState.RUNNING, None, now()
             row.config = config.model_dump(mode="json")
             session.add(row)
 
-    def close(self, state: RunState, **fields: Any) -> None:
-        self._update(state=state, finished_at=now(), **fields)
+    def close(self, state: RunState, **fields: Any) -> bool:
+        """False for a run whose votes were erased meanwhile: it stays so."""
+        with self.store.write() as session:
+            row = session.get_one(TrainingRun, self.run_id)
+            if row.state == RunState.ERASED:
+                return False
+            _set(row, state=state, finished_at=now(), **fields)
+            session.add(row)
+        return True
 
     def serving(self, model_folder: Path) -> Serving:
         """model_folder: what is registered as the first policy where there is none."""
@@ -103,9 +113,10 @@ class RunRecords:
     def register(
         self, published: Published, *, parent: str, report: EvaluationReport, verdict: Verdict, lease: Lease
     ) -> None:
-        """Raises where another trainer has taken the lease."""
+        """Raises where another trainer has taken the lease, and where votes that it learned from were erased."""
         with self.store.write() as session:
             leases.check_fence(session, lease)
+            refuse_erased(session.get_one(TrainingRun, self.run_id))
             policies.register(
                 session,
                 published,
@@ -119,6 +130,16 @@ class RunRecords:
     def _update(self, **fields: Any) -> None:
         with self.store.write() as session:
             row = session.get_one(TrainingRun, self.run_id)
-            for name, value in fields.items():
-                setattr(row, name, value)
+            _set(row, **fields)
             session.add(row)
+
+
+def refuse_erased(run: TrainingRun) -> None:
+    """Raises RunErased for a run that may not go on."""
+    if run.state == RunState.ERASED:
+        raise RunErased(f"votes that {run.id} learned from were erased, and its examples with them: start a new run")
+
+
+def _set(row: TrainingRun, **fields: Any) -> None:
+    for name, value in fields.items():
+        setattr(row, name, value)

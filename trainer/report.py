@@ -1,5 +1,5 @@
 """One HTML file per run, with plots, that an operator reads before a rollout. Nothing in it is fetched from
-anywhere."""
+anywhere. What quotes people stands between marks, so that an erasure can take it out."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 
 from deploy.gate import Verdict
+from feedback.run_files import WORDS_BEGIN, WORDS_END, marked
 from trainer import plots
 from trainer.assessment import Assessment
 from trainer.attribution import Effect, Piece, contributions, pieces, reason_effects, surface_effects
@@ -140,7 +141,8 @@ def write_report(
     ):
         if found:
             rows = [(each.name, each.effect, each.lower, each.upper) for each in found]
-            figures.append((name, caption, plots.effects(rows, "standard deviations of the reference")))
+            figure = plots.effects(rows, "standard deviations of the reference")
+            figures.append((name, caption, marked(figure) if found is opinions.reasons else figure))
     path.write_text(
         render(
             "report.html",
@@ -157,6 +159,8 @@ def write_report(
             samples=_samples(evaluation, prompt_text),
             explained=[[(piece.text, piece.gain, _shade(piece.gain)) for piece in reply] for reply in opinions.replies],
             config=config.model_dump_json(indent=2),
+            words_begin=WORDS_BEGIN,
+            words_end=WORDS_END,
         ),
         encoding="utf-8",
     )

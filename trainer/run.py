@@ -16,10 +16,12 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from deploy.gate import GateLimits, judge
 from feedback.ids import new_id
+from feedback.run_files import ERROR
 from feedback.schema import PolicyKind, RunState
 from feedback.settings import Settings
 from feedback.store import Store
@@ -35,13 +37,13 @@ from trainer.iteration import Iteration, as_row
 from trainer.lora import LoraAdapter
 from trainer.ppo import Ppo
 from trainer.progress import RunProgress
-from trainer.publication import publish_policy
+from trainer.publication import PROBE_QUESTIONS, PROBE_REPLIES, publish_policy
 from trainer.records import RunRecords
 from trainer.report import explain, write_report
 from trainer.reward_model import RewardModel, fit
-from trainer.sampler import Sampler, Samples
+from trainer.sampler import Rollout, Sampler, Samples
 from trainer.sft import SftEpoch, imitate
-from trainer.tokens import decode, load_tokenizer, readable_prompt
+from trainer.tokens import decode, load_tokenizer, readable_prompt, render_prompt
 from trainer.trainable import FullWeights, Trainable
 from trainer.transformers_sampler import TransformersSampler
 
@@ -88,9 +90,11 @@ class TrainingRunner:
                     outcome = self._stages(records, folder, progress, lease, reward_model_only)
             except BaseException as error:
                 interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-                records.close(RunState.INTERRUPTED if interrupted else RunState.FAILED, error=_one_line(error))
-                if not interrupted:
-                    (folder.path / "error.txt").write_text(traceback.format_exc())
+                state = RunState.INTERRUPTED if interrupted else RunState.FAILED
+                if not records.close(state, error=_one_line(error)):
+                    folder.forget_words()  # those that it wrote after the erasure
+                elif not interrupted:
+                    (folder.path / ERROR).write_text(traceback.format_exc())
                 raise
             records.close(RunState.SUCCEEDED, policy_version=outcome.version)
         return outcome
@@ -191,7 +195,7 @@ class TrainingRunner:
                 base_folder=serving.base_folder,
                 backbone=backbone,
                 policy=policy,
-                rollouts=evaluation.candidate.rollouts,
+                rollouts=self._probe_rollouts(sampler, backbone, weights, tokenizer),
                 training={"run_id": run_id, "parent": serving.policy.version, "seed": config.seed},
                 policies_folder=self.settings.policies_folder,
             )
@@ -379,6 +383,18 @@ class TrainingRunner:
         )
         for model in filter(None, (judges.trained, judges.held_out)):
             model.standardise([r.prompt for r in reference], [r.reply for r in reference])
+
+    def _probe_rollouts(
+        self, sampler: Samples, backbone: Backbone, weights: dict[str, Tensor], tokenizer: Any
+    ) -> list[Rollout]:
+        questions = [render_prompt(tokenizer, [{"role": "user", "content": asked}]) for asked in PROBE_QUESTIONS]
+        sampler.update(backbone, weights)
+        return sampler.sample(
+            [question for question in questions for _ in range(PROBE_REPLIES)],
+            max_tokens=self.config.ppo.response_tokens,
+            temperature=self.config.ppo.temperature,
+            seed=self.config.seed + 4,
+        )
 
     def _max_tokens(self, backbone: Backbone) -> int:
         room = int(backbone.config.max_position_embeddings) - self.config.ppo.response_tokens

@@ -1,7 +1,9 @@
-"""What a user may know and decide about their own data: whether it may train, what it taught, and to take a copy."""
+"""What a user may know and decide about their own data: whether it may train, what it taught, a copy of it, its end."""
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -9,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlmodel import Session
 
 from deploy import policies
+from feedback import privacy
 from feedback.ledger import ensure_user
 from feedback.schema import User
 from server import history
@@ -77,3 +80,22 @@ async def consent(request: Request) -> dict[str, Any]:
 
     await services.write(write)
     return {"consent": asked, "default": services.settings.consent_default}
+
+
+@router.delete("")
+async def erase(request: Request) -> dict[str, Any]:
+    """Erases who asks, for ever, and says which policies learned from them. A browser is a new user from then on.
+
+    A reply that is being written meanwhile ends with an error, and leaves nothing. See docs/privacy.md.
+    """
+    services = services_of(request)
+    identity = await services.identity(request, Scope.CHAT)
+    # Not through the ledger: an erasure is a transaction of its own, and what waits in the ledger comes after it.
+    erased = await asyncio.to_thread(privacy.erase, services.store, services.settings.runs_folder, identity.user_id)
+    request.state.identity = replace(identity, new_cookie=services.identities.parting(identity))
+    return {
+        "object": "erasure",
+        "user": erased.user_id,
+        "erased": {"conversations": erased.conversations, "replies": erased.replies, "votes": erased.votes},
+        "policies": erased.policies,
+    }

@@ -167,27 +167,6 @@ def test_lineage_both_ways(store: Store, base: Path, root: Path, tmp_path: Path)
             policies.lineage(session, "v9-ffffffff")
 
 
-def test_erasing_a_user_names_the_policies_that_learned_from_them(store: Store) -> None:
-    with store.write() as session:
-        rows: list[tuple[str, int, str | None, str | None]] = [
-            ("v0-00000000", 0, None, None),
-            ("v1-00000000", 1, "run-1", "v0-00000000"),
-            ("v2-00000000", 2, "run-2", "v1-00000000"),
-            ("v3-00000000", 3, "run-3", "v0-00000000"),
-        ]
-        for version, number, run_id, parent in rows:
-            session.add(
-                Policy(version=version, number=number, kind="adapter", path=version, digest=version, run_id=run_id,
-                       parent_version=parent)
-            )  # fmt: skip
-        session.add(TrainingSample(run_id="run-1", vote_id=1, user_id="ada", kind="thumb", split="train"))
-        session.add(TrainingSample(run_id="run-3", vote_id=2, user_id="bob", kind="thumb", split="train"))
-    with store.read() as session:
-        assert [row.number for row in policies.trained_on_user(session, "ada")] == [1, 2]
-        assert [row.number for row in policies.trained_on_user(session, "bob")] == [3]
-        assert policies.trained_on_user(session, "eve") == []
-
-
 def test_what_became_of_a_users_votes(store: Store) -> None:
     """A vote counts once, however many samples it was; what a reward model was only tested on taught nothing."""
     with store.write() as session:

@@ -1,5 +1,6 @@
 """The commands, run as people run them: in a process of their own, against a real database."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -7,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text as sql
 
 from feedback.settings import Settings
+from feedback.store import Store
 from tests.feedback.test_exchange import hh_file, hh_line
 
 ROOT = Path(__file__).parents[2]
@@ -24,10 +27,13 @@ def environment(empty_settings: Settings) -> dict[str, str]:
     return kept
 
 
-def kudos(environment: dict[str, str], *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+def kudos(
+    environment: dict[str, str], *arguments: str, code: int = 0, given: str = ""
+) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-c", _MAIN, *arguments], env=environment, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-c", _MAIN, *arguments],
+        env=environment, input=given, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
@@ -70,6 +76,42 @@ def test_a_bad_line_is_named_and_a_bad_file_is_one_line(environment: dict[str, s
     failed = kudos(environment, "feedback", "import", str(tmp_path / "absent.jsonl"), code=1)
     assert "error: absent.jsonl" in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.slow
+def test_a_user_is_erased_when_somebody_says_yes(environment: dict[str, str], tmp_path: Path) -> None:
+    kudos(environment, "feedback", "import", str(hh_file(tmp_path / "pairs.jsonl", 3)))
+    user = "hh-" + hashlib.sha256(b"question 1").hexdigest()[:32]
+
+    def replies() -> int:
+        return int(json.loads(kudos(environment, "feedback", "stats", "--json").stdout)["replies"].get("complete", 0))
+
+    unsure = kudos(environment, "feedback", "erase", user, code=1, given="n\n")
+    assert "1 conversations, 2 replies, 1 votes, for ever?" in unsure.stderr
+    assert replies() == 6
+    done = kudos(environment, "feedback", "erase", user, given="y\n")
+    assert f"erased {user}: 1 conversations, 2 replies, 1 votes" in done.stdout
+    assert "policies that learned from this user: none" in done.stdout
+    assert replies() == 4
+    again = kudos(environment, "feedback", "erase", user, "--yes", "--json")
+    assert json.loads(again.stdout) == {"user_id": user, "conversations": 0, "replies": 0, "votes": 0, "policies": []}
+    for flags in ([], ["--yes"]):
+        unknown = kudos(environment, "feedback", "erase", "eve", *flags, code=1)
+        assert unknown.stderr == "error: there is no user eve\n"
+
+
+@pytest.mark.slow
+def test_conversations_expire_after_the_days_that_are_set(environment: dict[str, str], tmp_path: Path) -> None:
+    kudos(environment, "feedback", "import", str(hh_file(tmp_path / "pairs.jsonl", 2)))
+    assert "KUDOS_RETENTION_DAYS" in kudos(environment, "feedback", "expire", code=2).stderr
+    kept = kudos(environment | {"KUDOS_RETENTION_DAYS": "30"}, "feedback", "expire")
+    assert kept.stdout == "deleted 0 conversations, 0 replies, 0 votes\n"
+    store = Store(environment.get("KUDOS_DATABASE_URL", f"sqlite:///{environment['KUDOS_HOME']}/kudos.db"))
+    with store.write() as session:
+        session.execute(sql("UPDATE conversation SET updated_at = :at"), {"at": "2020-01-01 00:00:00+00:00"})
+    store.close()
+    gone = kudos(environment, "feedback", "expire", "--days", "30", "--json")
+    assert json.loads(gone.stdout) == {"conversations": 2, "replies": 4, "votes": 2}
 
 
 def test_an_unsupported_database_is_one_line(environment: dict[str, str]) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import select
 
 from feedback.errors import BadImport
 from feedback.exchange import export_preference, export_unpaired, import_hh, import_hh_file, parse_turns, read_hh
+from feedback.privacy import erase
 from feedback.samples import collect
 from feedback.schema import Reply, User
 from feedback.statements import table
@@ -73,6 +75,19 @@ def test_the_same_file_twice_adds_nothing(store: Store, tmp_path: Path) -> None:
         assert counts(session).votes == 35
     assert set(map(repr, before)) <= set(map(repr, after))
     assert len(after) == 70
+
+
+def test_what_was_erased_is_not_imported_again(store: Store, tmp_path: Path) -> None:
+    path = hh_file(tmp_path / "pairs.jsonl", 3)
+    import_hh_file(store, path)
+    with store.read() as session:
+        user = session.execute(select(table(Reply).c.user_id).where(table(Reply).c.text == "good 1")).scalar_one()
+    erase(store, tmp_path / "runs", user)
+    summary = import_hh_file(store, path)
+    assert (summary.imported, summary.already_there, summary.skipped) == (0, 2, 1)
+    assert [(problem.line, problem.reason) for problem in summary.problems] == [(2, "its user was erased")]
+    with store.read() as session:
+        assert sorted(session.execute(select(table(Reply).c.text)).scalars()) == ["bad 0", "bad 2", "good 0", "good 2"]
 
 
 def test_a_line_twice_in_one_file_is_one_dialogue(store: Store, tmp_path: Path) -> None:

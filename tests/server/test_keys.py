@@ -22,6 +22,7 @@ ROUTES = [
     ("DELETE", "/v1/conversations/x", Scope.CHAT),
     ("GET", "/v1/me/export", Scope.CHAT),
     ("PUT", "/v1/me/consent", Scope.CHAT),
+    ("DELETE", "/v1/me", Scope.CHAT),
     ("GET", "/v1/status", Scope.CHAT),
     ("PUT", f"/v1/replies/{ANY}/feedback", Scope.FEEDBACK),
     ("DELETE", f"/v1/replies/{ANY}/feedback", Scope.FEEDBACK),

@@ -32,16 +32,20 @@ from deploy import policies, rollout
 from deploy.artifacts import verify
 from deploy.digests import base_shapes
 from deploy.errors import LeaseHeld
+from feedback.errors import UserErased
+from feedback.privacy import erase, trained_on
 from feedback.schema import Lease, Policy, RewardModel, RunState, TrainingRun, TrainingSample, now
 from feedback.settings import Settings
 from feedback.store import Store, open_store
 from tests.trainer.models import TorchSampler, make_model_folder, make_tokenizer
 from tests.trainer.votes import write_votes
 from trainer.config import SftConfig, TrainingConfig
-from trainer.errors import TooFewVotes, TrainerError
+from trainer.errors import RunErased, TooFewVotes, TrainerError
 from trainer.held_lease import LEASE
+from trainer.publication import PROBE_QUESTIONS
 from trainer.run import TrainingRunner
-from trainer.watch import new_votes
+from trainer.tokens import render_prompt
+from trainer.watch import abandoned_run, new_votes
 
 CONFIG = TrainingConfig.model_validate(
     {
@@ -199,6 +203,83 @@ def test_a_trainer_that_has_lost_its_lease_publishes_nothing(
     assert [policy.kind for policy in _rows(store, Policy)] == ["base"]
     (row,) = _rows(store, TrainingRun)
     assert row.state == RunState.FAILED
+
+
+@pytest.mark.parametrize("moment", ["evaluate", "publish_policy"])
+def test_a_run_that_learned_from_somebody_who_is_erased_publishes_nothing(
+    settings: Settings, store: Store, model: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    write_votes(store, make_tokenizer())
+    go_on = getattr(trainer.run, moment)
+
+    def erasing(**values: Any) -> Any:
+        done = go_on(**values)
+        assert erase(store, settings.runs_folder, "u-0").policies == []
+        return done
+
+    monkeypatch.setattr(trainer.run, moment, erasing)
+    with pytest.raises(RunErased, match="start a new run"):
+        _runner(settings, store, model).run()
+    assert [policy.kind for policy in _rows(store, Policy)] == ["base"]
+    (row,) = _rows(store, TrainingRun)
+    assert (row.state, row.error) == (RunState.ERASED, "votes that it learned from were erased: start a new run")
+    left = {path.name for path in (settings.runs_folder / row.id).iterdir()}
+    assert not left & {"examples.json", "checkpoint.pt", "error.txt", "report.html"}
+    with pytest.raises(RunErased, match="start a new run"):
+        _runner(settings, store, model).run(resume=row.id)
+    with store.read() as session:
+        assert abandoned_run(session) is None, "a watcher does not resume it"
+
+    monkeypatch.setattr(trainer.run, moment, go_on)
+    outcome = _runner(settings, store, model).run()
+    with store.read() as session:
+        assert outcome.version not in trained_on(session, "u-0")
+        assert outcome.version in trained_on(session, "u-1")
+
+
+def test_somebody_who_is_erased_while_votes_are_read_is_not_learned_from(
+    settings: Settings, store: Store, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_votes(store, make_tokenizer())
+    to_examples = trainer.run.to_examples
+
+    def erasing(*arguments: Any, **values: Any) -> Any:
+        erase(store, settings.runs_folder, "u-0")
+        return to_examples(*arguments, **values)
+
+    monkeypatch.setattr(trainer.run, "to_examples", erasing)
+    with pytest.raises(UserErased, match="start again"):
+        _runner(settings, store, model).run()
+    (row,) = _rows(store, TrainingRun)
+    assert row.state == RunState.FAILED
+    assert _rows(store, TrainingSample) == []
+    assert not (settings.runs_folder / row.id / "examples.json").exists()
+
+
+def test_what_a_run_publishes_quotes_nobody_and_its_report_nobody_who_was_erased(
+    settings: Settings, store: Store, model: Path
+) -> None:
+    tokenizer = make_tokenizer()
+    write_votes(store, tokenizer)
+    outcome = _runner(settings, store, model).run()
+    (row,) = [policy for policy in _rows(store, Policy) if policy.version == outcome.version]
+    probe = verify(policies.folder_of(row, settings.policies_folder), base_shapes(model), digest=row.digest).probe
+    own = [render_prompt(tokenizer, [{"role": "user", "content": asked}]) for asked in PROBE_QUESTIONS]
+    assert all(case.prompt_token_ids in own for case in probe.cases)
+
+    assert outcome.report is not None
+    before = outcome.report.read_text()
+    quoted = ("Replies before and after", "how are you?", "What the reward model sees")
+    assert all(words in before for words in quoted)
+    assert erase(store, settings.runs_folder, "u-0").policies == [outcome.version]
+    after = outcome.report.read_text()
+    assert not any(words in after for words in quoted)
+    assert "The gate " in after
+    assert "Through training" in after
+    page = Page()
+    page.feed(after)
+    page.close()
+    assert page.open == []
 
 
 def test_corrections_are_imitated_before_ppo_and_the_report_says_so(
