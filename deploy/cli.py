@@ -28,6 +28,8 @@ Share = Annotated[float | None, typer.Option("--share", help="Share of users, ab
 
 
 def register(app: typer.Typer) -> None:
+    from deploy import rollout_cli  # which uses this module's helpers
+
     policy = typer.Typer(no_args_is_help=True, help="Look at policies: what they are, where they come from.")
     policy.command("list")(policy_list)
     policy.command("show")(policy_show)
@@ -38,8 +40,11 @@ def register(app: typer.Typer) -> None:
     rollout.command("status")(rollout_status)
     rollout.command("start")(rollout_start)
     rollout.command("advance")(rollout_advance)
+    rollout.command("hold")(rollout_hold)
+    rollout.command("resume")(rollout_resume)
     rollout.command("promote")(rollout_promote)
     rollout.command("rollback")(rollout_rollback)
+    rollout_cli.register(rollout)
     app.add_typer(rollout, name="rollout")
 
 
@@ -51,7 +56,7 @@ def policy_list() -> None:
     from deploy import policies, rollout
     from deploy.errors import NoBase
 
-    with _opened() as (store, _, console), store.read() as session:
+    with opened() as (store, _, console), store.read() as session:
         # A narrow terminal gets fewer columns, and each of them whole: versions are there to be copied.
         roomy = console.width >= 110
         names = ["version", "state", "serving", "win rate", "KL", "parent", *(["kind", "made (UTC)"] if roomy else [])]
@@ -84,7 +89,7 @@ def policy_show(version: VersionArgument) -> None:
 
     from deploy import policies
 
-    with _opened() as (store, settings, console), store.read() as session:
+    with opened() as (store, settings, console), store.read() as session:
         line = policies.lineage(session, version)
         policy = line.policy
         table = Table(show_header=False)
@@ -121,7 +126,7 @@ def policy_verify(version: VersionArgument) -> None:
     from deploy.errors import WrongDigest
     from feedback.schema import PolicyKind
 
-    with _opened() as (store, settings, console), store.read() as session:
+    with opened() as (store, settings, console), store.read() as session:
         policy = policies.get(session, version)
         folder = policies.folder_of(policy, settings.policies_folder)
         if policy.kind == PolicyKind.BASE:
@@ -146,7 +151,7 @@ def policy_compare(
 
     from deploy import policies, rollout
 
-    with _opened() as (store, _, console):
+    with opened() as (store, _, console):
         with store.read() as session:
             one, two = policies.get(session, first), policies.get(session, second)
         table = Table("measure", one.version, two.version)
@@ -164,14 +169,17 @@ def policy_compare(
 def rollout_status(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Which policy serves whom, what each replica holds, and the last transitions."""
+    """Which policy serves whom, what the votes say so far, what each replica holds, and the last transitions."""
     from rich.table import Table
 
-    from deploy import rollout
+    from deploy import controller, rollout
     from deploy.replicas import replicas
+    from deploy.rollout_cli import print_look
+    from deploy.settings import read_plan
 
-    with _opened() as (store, _, console), store.read() as session:
-        wanted, holding = rollout.wanted(session), replicas(session)
+    with opened() as (store, _, console), store.read() as session:
+        wanted, holding, plan = rollout.wanted(session), replicas(session), read_plan()
+        look = controller.assess(session, plan)
         if as_json:
             body = {
                 "stable": wanted.stable,
@@ -179,6 +187,8 @@ def rollout_status(
                 "share": wanted.share,
                 "base": wanted.base,
                 "matchup": wanted.matchup,
+                "held": look.evidence.held if look else "",
+                "decision": look.decision.as_dict() if look else None,
                 "replicas": [
                     {"id": r.id, "ready": r.ready, "holds": r.holds, "problems": r.problems, "alive": alive}
                     for r, alive in holding
@@ -189,6 +199,8 @@ def rollout_status(
         console.print(f"Stable {wanted.stable} serves {1 - wanted.share:.0%} of users.")
         if wanted.candidate:
             console.print(f"Candidate {wanted.candidate} serves {wanted.share:.0%}.")
+        if look is not None:
+            print_look(console, look, plan)
         if holding:
             table = Table("replica", "state", "holds", "problems")
             for replica, alive in holding:
@@ -196,12 +208,12 @@ def rollout_status(
                 problems = "; ".join(f"{version}: {why}" for version, why in replica.problems.items())
                 table.add_row(replica.id, state, ", ".join(replica.holds), problems)
             console.print(table)
-        table = Table("when (UTC)", "candidate", "transition", "share", "by", "reason")
+        table = Table("when (UTC)", "candidate", "action", "share", "by", "reason")
         for event, about in rollout.events(session):
             table.add_row(
                 f"{event.created_at:%Y-%m-%d %H:%M:%S}",
                 about.candidate_version,
-                f"{event.from_state or 'new'} -> {event.to_state}",
+                event.action,
                 f"{event.share:.0%}",
                 event.actor,
                 event.reason,
@@ -238,6 +250,20 @@ def rollout_advance(share: Share = None, reason: Reason = "", dry_run: DryRun = 
     )
 
 
+def rollout_hold(reason: Reason = "", dry_run: DryRun = False) -> None:
+    """Stay at this share until somebody resumes or advances; harm still rolls back."""
+    from deploy import rollout
+
+    _decide(dry_run, rollout.plan_hold, lambda session: rollout.hold(session, _actor(), reason))
+
+
+def rollout_resume(reason: Reason = "", dry_run: DryRun = False) -> None:
+    """End a hold; the step's minimum time begins anew."""
+    from deploy import rollout
+
+    _decide(dry_run, rollout.plan_resume, lambda session: rollout.resume(session, _actor(), reason))
+
+
 def rollout_promote(reason: Reason = "", dry_run: DryRun = False) -> None:
     """Make the candidate the stable policy, for everyone."""
     from deploy import rollout
@@ -253,7 +279,7 @@ def rollout_rollback(reason: Reason = "", dry_run: DryRun = False) -> None:
 
 
 def _decide(dry_run: bool, plan: Callable[[Any], Plan], act: Callable[[Any], Rollout]) -> None:
-    with _opened() as (store, _, console):
+    with opened() as (store, _, console):
         if dry_run:
             with store.read() as session:
                 console.print(f"Would: {_sentence(plan(session))}")
@@ -266,9 +292,14 @@ def _decide(dry_run: bool, plan: Callable[[Any], Plan], act: Callable[[Any], Rol
 
 
 def _sentence(plan: Plan) -> str:
+    from deploy.rollout import Action
     from feedback.schema import RolloutState
 
-    if plan.to_state is RolloutState.CANARY:
+    if plan.action is Action.HOLD:
+        text = f"{plan.candidate} stays at {plan.to_share:.0%} of users until somebody resumes or advances."
+    elif plan.action is Action.RESUME:
+        text = f"{plan.candidate} is held no longer; its step at {plan.to_share:.0%} of users begins anew."
+    elif plan.to_state is RolloutState.CANARY:
         text = (
             f"{plan.candidate} goes from {plan.from_share:.0%} to {plan.to_share:.0%} of users, beside {plan.stable}."
         )
@@ -280,7 +311,7 @@ def _sentence(plan: Plan) -> str:
 
 
 @contextmanager
-def _opened() -> Iterator[tuple[Store, Settings, Console]]:
+def opened() -> Iterator[tuple[Store, Settings, Console]]:
     """The store, and errors as one line for people instead of a traceback."""
     from rich.console import Console
 

@@ -7,6 +7,9 @@ policy back therefore returns to the one before it, and again to the one before 
 One engine holds one set of base weights. Adapters share it, so their share grows in steps; a candidate that needs other
 base weights (a full checkpoint, or an adapter on one) cannot serve beside the stable policy and goes straight to share
 1, still as a canary until it is promoted. A promoted adapter stays an adapter.
+
+Every transition appends an event to a chain of hashes (`deploy.audit`). A hold is an event as well, and whether a
+rollout is held follows from its newest one: whatever is decided next ends it.
 """
 
 from __future__ import annotations
@@ -14,10 +17,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
 from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import SelectOfScalar
 
+from deploy.audit import event_hash, head
 from deploy.errors import NoBase, RolloutRefused
 from deploy.locking import alone
 from deploy.policies import base_of, get
@@ -29,6 +35,8 @@ STEPS = (0.05, 0.25, 0.5, 1.0)
 class Action(StrEnum):
     START = "start"
     ADVANCE = "advance"  # to a larger share
+    HOLD = "hold"  # nobody but a person takes the next step
+    RESUME = "resume"  # the end of a hold
     PROMOTE = "promote"
     ROLLBACK = "rollback"
 
@@ -36,6 +44,8 @@ class Action(StrEnum):
 TRANSITIONS: dict[tuple[RolloutState | None, Action], RolloutState] = {
     (None, Action.START): RolloutState.CANARY,
     (RolloutState.CANARY, Action.ADVANCE): RolloutState.CANARY,
+    (RolloutState.CANARY, Action.HOLD): RolloutState.CANARY,
+    (RolloutState.CANARY, Action.RESUME): RolloutState.CANARY,
     (RolloutState.CANARY, Action.PROMOTE): RolloutState.PROMOTED,
     (RolloutState.CANARY, Action.ROLLBACK): RolloutState.ROLLED_BACK,
     (RolloutState.PROMOTED, Action.ROLLBACK): RolloutState.ROLLED_BACK,
@@ -118,6 +128,25 @@ def events(session: Session, limit: int = 20) -> Sequence[tuple[RolloutEvent, Ro
     ).all()
 
 
+def last_event(session: Session, row: Rollout) -> RolloutEvent:
+    return session.exec(_events_of(row).limit(1)).one()
+
+
+def step_began(session: Session, row: Rollout) -> datetime:
+    """When the candidate got the share that it has."""
+    took = col(RolloutEvent.action).in_([Action.START, Action.ADVANCE, Action.PROMOTE])
+    return session.exec(_events_of(row).where(took).limit(1)).one().created_at
+
+
+def is_held(session: Session, row: Rollout) -> bool:
+    return row.state == RolloutState.CANARY and last_event(session, row).action == Action.HOLD
+
+
+def _events_of(row: Rollout) -> SelectOfScalar[RolloutEvent]:
+    """Newest first."""
+    return select(RolloutEvent).where(RolloutEvent.rollout_id == row.id).order_by(col(RolloutEvent.id).desc())
+
+
 def start(
     session: Session,
     version: str,
@@ -142,7 +171,7 @@ def start(
     )
     session.add(rollout)
     session.flush()
-    _append_event(session, rollout, None, actor, rollout.reason)
+    _append_event(session, rollout, Action.START, None, actor=actor, reason=rollout.reason)
     return rollout
 
 
@@ -210,6 +239,32 @@ def plan_rollback(session: Session) -> Plan:
     return _plan(session, _live(session, Action.ROLLBACK), Action.ROLLBACK, 0.0)
 
 
+def hold(session: Session, actor: str = "operator", reason: str = "") -> Rollout:
+    """The share stays until a person advances, or resumes. Harm still rolls back."""
+    alone(session)
+    return _apply(session, plan_hold(session), actor, reason)
+
+
+def plan_hold(session: Session) -> Plan:
+    rollout = _live(session, Action.HOLD)
+    if is_held(session, rollout):
+        raise RolloutRefused(f"{rollout.candidate_version} is held already, at {rollout.share:.0%}")
+    return _plan(session, rollout, Action.HOLD, rollout.share)
+
+
+def resume(session: Session, actor: str = "operator", reason: str = "") -> Rollout:
+    """The end of a hold, at the same share; the step's minimum time begins anew."""
+    alone(session)
+    return _apply(session, plan_resume(session), actor, reason)
+
+
+def plan_resume(session: Session) -> Plan:
+    rollout = _live(session, Action.RESUME)
+    if not is_held(session, rollout):
+        raise RolloutRefused(f"{rollout.candidate_version} is not held, so there is nothing to resume")
+    return _plan(session, rollout, Action.RESUME, rollout.share)
+
+
 def set_matchup(session: Session, first: str | None, second: str | None, actor: str) -> Matchup:
     """Which two policies comparisons draw from; both None: what serves, against itself."""
     for version in (first, second):
@@ -257,22 +312,25 @@ def _apply(session: Session, plan: Plan, actor: str, reason: str) -> Rollout:
         rollout.reason = reason
     session.add(rollout)
     session.flush()
-    _append_event(session, rollout, before, actor, reason)
+    _append_event(session, rollout, plan.action, before, actor=actor, reason=reason)
     return rollout
 
 
-def _append_event(session: Session, rollout: Rollout, before: str | None, actor: str, reason: str) -> None:
+def _append_event(
+    session: Session, rollout: Rollout, action: Action, before: str | None, *, actor: str, reason: str
+) -> None:
     assert rollout.id is not None  # flushed
-    session.add(
-        RolloutEvent(
-            rollout_id=rollout.id,
-            from_state=before,
-            to_state=rollout.state,
-            share=rollout.share,
-            actor=actor,
-            reason=reason,
-        )
+    event = RolloutEvent(
+        rollout_id=rollout.id,
+        action=action,
+        from_state=before,
+        to_state=rollout.state,
+        share=rollout.share,
+        actor=actor,
+        reason=reason,
     )
+    event.hash = event_hash(head(session), event)
+    session.add(event)
     session.flush()
 
 

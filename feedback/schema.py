@@ -251,18 +251,20 @@ class Rollout(SQLModel, table=True):
 
 
 class RolloutEvent(SQLModel, table=True):
-    """Append-only: every transition, who made it and why."""
+    """Append-only: every transition, who made it and why. Rows are chained: see `deploy.audit`."""
 
     __tablename__ = "rollout_event"
 
     id: int | None = Field(default=None, primary_key=True)
     rollout_id: int = Field(index=True)
+    action: str  # start, advance, hold, resume, promote, rollback
     from_state: str | None = None
     to_state: str
     share: float
     actor: str
     reason: str = ""
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+    hash: str = ""  # SHA-256 over the hash of the event before it and this one's content
 
 
 class Matchup(SQLModel, table=True):

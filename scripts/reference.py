@@ -18,7 +18,8 @@ from pydantic_settings import BaseSettings
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import feedback.settings  # noqa: E402 - after the path
+import deploy.settings  # noqa: E402 - after the path
+import feedback.settings  # noqa: E402
 import kudos  # noqa: E402
 import server.settings  # noqa: E402
 import trainer.config  # noqa: E402
@@ -27,6 +28,7 @@ PAGE = ROOT / "docs" / "reference.md"
 SETTINGS: list[tuple[str, type[BaseSettings]]] = [
     ("Everywhere", feedback.settings.Settings),
     ("The server", server.settings.Settings),
+    ("Rollouts", deploy.settings.RolloutSettings),
     ("The trainer that waits for votes", trainer.config.TrainerSettings),
 ]
 OTHERS = {

@@ -74,6 +74,17 @@ policy_swap_seconds = Histogram(
 policy_info = Gauge("kudos_policy_info", "1 for each policy that serves, by track.", ["version", "track"])
 mixed_replies_total = Counter("kudos_mixed_policy_replies_total", "Replies that a full swap cut in two.")
 rollout_share_ratio = Gauge("kudos_rollout_share_ratio", "Share of users that each track has.", ["track"])
+rollout_effect = Gauge(
+    "kudos_rollout_effect",
+    "How much better the candidate is than the stable policy, by measure: 0 where they are alike, NaN while unknown.",
+    ["metric", "bound"],
+)
+rollout_sample_ratio_mismatch = Gauge(
+    "kudos_rollout_sample_ratio_mismatch", "1 while the arms' users are not the shares that they should be."
+)
+rollout_decisions_total = Counter(
+    "kudos_rollout_decisions_total", "Looks at the running rollout, by what the evidence said.", ["decision"]
+)
 engine_up = Gauge("kudos_engine_up", "1 while the engine answers.")
 engine_restarts_total = Counter("kudos_engine_restarts_total", "Times that a dead engine was started again.")
 

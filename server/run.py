@@ -15,6 +15,8 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from deploy.errors import BadPlan
+from deploy.settings import RolloutSettings, read_plan
 from feedback.ledger import Ledger, recover_unfinished
 from feedback.store import Store, open_store
 from server.app import make_app
@@ -25,6 +27,7 @@ from server.prompts import Prompts
 from server.residency import Residency
 from server.services import Services
 from server.settings import Settings
+from server.supervision import supervise
 
 log = logging.getLogger("kudos.server")
 
@@ -57,6 +60,7 @@ async def serving(
     make_prompts: Callable[[Path], Prompts] = Prompts,
 ) -> AsyncIterator[tuple[FastAPI, Services]]:
     """The application and what it stands on; ready to answer inside the block."""
+    plan = _plan()
     store = open_store(settings)
     ledger: Ledger | None = None
     try:
@@ -73,8 +77,12 @@ async def serving(
             browsers=settings.on_loopback,
             secure_cookies=settings.secure_cookies,
         )
-        services = Services(settings, store, ledger, engine, prompts, identities, residency)
+        services = Services(settings, store, ledger, engine, prompts, identities, residency, plan)
+        supervision = asyncio.create_task(supervise(store, residency, plan)) if plan.watch else None
         yield make_app(services), services
+        if supervision is not None:
+            supervision.cancel()
+            await asyncio.wait({supervision})
         await services.finish_background()
         await residency.close()
     finally:
@@ -82,6 +90,13 @@ async def serving(
             await asyncio.to_thread(ledger.close)
         await engine.close()
         store.close()
+
+
+def _plan() -> RolloutSettings:
+    try:
+        return read_plan()
+    except BadPlan as error:
+        raise BadConfiguration(str(error)) from None
 
 
 class DrainingServer(uvicorn.Server):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlmodel import Session
 from starlette.requests import Request
 
+from deploy.settings import RolloutSettings
 from feedback.errors import StorageBusy
 from feedback.ledger import Ledger
 from feedback.store import Store
@@ -39,6 +40,7 @@ class Services:
     prompts: Prompts
     identities: Identities
     residency: Residency
+    plan: RolloutSettings  # by which rollouts are judged
     streams: Counter[str] = field(default_factory=Counter)  # user: replies being generated
     live: set[Turn] = field(default_factory=set)
     draining: bool = False

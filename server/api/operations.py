@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from sqlmodel import Session, col, select
 
-from deploy import policies, replicas, rollout
+from deploy import controller, policies, replicas, rollout
 from feedback.schema import Matchup, Policy, Rollout, TrainingRun
 from server.errors import ApiError
 from server.identity import Scope
@@ -34,8 +34,11 @@ class StartBody(_Body):
     force: bool = False
 
 
-class StepBody(_Body):
+class ReasonBody(_Body):
     reason: str = ""
+
+
+class StepBody(ReasonBody):
     share: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
@@ -98,6 +101,18 @@ async def current_rollout(request: Request) -> dict[str, Any]:
 async def advance(request: Request) -> dict[str, Any]:
     body = await _asked(request, StepBody)
     return await _change(request, lambda session, actor: rollout.advance(session, actor, body.reason, share=body.share))
+
+
+@router.post("/rollouts/current/hold")
+async def hold(request: Request) -> dict[str, Any]:
+    body = await _asked(request, ReasonBody)
+    return await _change(request, lambda session, actor: rollout.hold(session, actor, body.reason))
+
+
+@router.post("/rollouts/current/resume")
+async def resume(request: Request) -> dict[str, Any]:
+    body = await _asked(request, ReasonBody)
+    return await _change(request, lambda session, actor: rollout.resume(session, actor, body.reason))
 
 
 @router.post("/rollouts/current/promote")
@@ -186,8 +201,11 @@ async def _current(services: Services) -> dict[str, Any]:
         row = rollout.current(session)
         if row is None:
             raise ApiError(404, "there is no rollout: the base serves everyone", code="no_rollout")
+        look = controller.assess(session, services.plan)
         return {
             **_rollout(row),
+            "held": rollout.is_held(session, row),
+            "decision": look.decision.as_dict() if look else None,  # what the evidence says now
             "events": [
                 event.model_dump(exclude={"rollout_id"}) for event, of in rollout.events(session) if of.id == row.id
             ],

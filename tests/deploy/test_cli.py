@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 import typer
+from sqlalchemy import text
 from typer.testing import CliRunner, Result
 
 import deploy.cli
 from deploy import policies, rollout
 from deploy.gate import judge
-from feedback.schema import Replica, TrainingRun, TrainingSample
+from feedback.schema import Replica, Thumb, TrainingRun, TrainingSample
 from feedback.settings import Settings
 from feedback.store import open_store
 from tests.deploy.folders import publish_adapter, publish_full
+from tests.deploy.rows import serve
 from tests.deploy.test_gate import GOOD
 
 app = typer.Typer()
@@ -110,6 +112,80 @@ def test_up_and_back(home: list[str]) -> None:
     assert "complaints [of users]" in status
     assert f"Stable {home[0]} serves 100% of users." in status
     assert "there is no rollout" in kudos("rollout", "rollback", code=1).stderr
+
+
+def votes(home: list[str], share: float, thumb: Thumb) -> None:
+    """Of thirty users on the candidate and of their share of others on the base, who like what they see."""
+    store = open_store(Settings())
+    with store.write() as session:
+        for user in range(30):
+            serve(session, f"c{user}", home[1], share, candidate=True, thumbs=[thumb])
+        for user in range(round(30 * (1 - share) / share)):
+            serve(session, f"s{user}", home[0], share, candidate=False, thumbs=[Thumb.UP])
+    store.close()
+
+
+def test_hold_and_resume(home: list[str]) -> None:
+    assert "there is no rollout to hold" in kudos("rollout", "hold", code=1).stderr
+    kudos("rollout", "start", home[1])
+    assert f"Would: {home[1]} stays at 5% of users" in kudos("rollout", "hold", "--dry-run").output
+    kudos("rollout", "hold", "--reason", "lunch")
+    assert "held by cli" in json.loads(kudos("rollout", "status", "--json").output)["held"]
+    assert "is held already" in kudos("rollout", "hold", code=1).stderr
+    assert "its step at 5% of users begins anew" in kudos("rollout", "resume").output
+    assert json.loads(kudos("rollout", "status", "--json").output)["held"] == ""
+    assert "is not held" in kudos("rollout", "resume", code=1).stderr
+
+
+def test_the_controller_goes_back_by_itself_and_on_where_it_may(
+    home: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUDOS_ROLLOUT_MIN_MINUTES", "0")
+    assert "there is nothing to watch" in kudos("rollout", "controller", "--once").output
+    kudos("rollout", "start", home[1])
+    assert "nothing to compare" in kudos("rollout", "controller", "--once").output
+    votes(home, 0.05, Thumb.UP)
+    assert "may go on, by hand" in kudos("rollout", "controller", "--once").output
+    monkeypatch.setenv("KUDOS_ROLLOUT_AUTOMATIC", "true")
+    sentence = f"{home[1]} goes to 25% of users: no worse than {home[0]}"
+    assert f"Would: {sentence}" in kudos("rollout", "controller", "--once", "--dry-run").output
+    assert kudos("rollout", "controller", "--once").output.startswith(sentence)
+    monkeypatch.setenv("KUDOS_ROLLOUT_AUTOMATIC", "false")
+    votes(home, 0.25, Thumb.DOWN)
+    status = kudos("rollout", "status").output
+    assert "net votes per reply" in status
+    assert f"Would: {home[1]} leaves service" in status
+    body = json.loads(kudos("rollout", "status", "--json").output)
+    assert body["decision"]["verdict"] == "roll_back"
+    assert f"{home[1]} leaves service: net votes per reply" in kudos("rollout", "controller", "--once").output
+    assert json.loads(kudos("rollout", "status", "--json").output)["candidate"] is None
+    assert "rollback" in kudos("rollout", "status").output
+
+
+def test_a_plan_that_cannot_be_is_one_line(home: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUDOS_ROLLOUT_STEPS", "[0.5, 0.25]")
+    assert "KUDOS_ROLLOUT_STEPS" in kudos("rollout", "status", code=1).stderr
+    assert "KUDOS_ROLLOUT_STEPS" in kudos("rollout", "simulate", code=2).stderr
+
+
+def test_the_audit_names_a_row_that_was_changed(home: list[str]) -> None:
+    kudos("rollout", "start", home[1])
+    kudos("rollout", "advance")
+    assert "2 events, each as it was written. The newest hash: " in kudos("rollout", "audit").output
+    store = open_store(Settings())
+    with store.write() as session:
+        session.execute(text("UPDATE rollout_event SET share = 0.01 WHERE action = 'advance'"))
+    store.close()
+    assert "event 2 is broken: advance of rollout 1 by cli" in kudos("rollout", "audit", code=1).output
+
+
+def test_a_simulation_is_a_table_and_one_json_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    result = kudos("rollout", "simulate", "--runs", "20", "--turns", "200", "--people", "60")
+    body = json.loads(result.stdout)
+    assert [one["scenario"] for one in body["scenarios"]][:2] == ["A/A", "10 points worse"]
+    assert all(one["runs"] == 20 for one in body["scenarios"])
+    assert "one heavy voter" in result.stderr
 
 
 def test_a_full_checkpoint_says_that_it_swaps_the_base(home: list[str]) -> None:

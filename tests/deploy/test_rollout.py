@@ -19,6 +19,7 @@ from hypothesis.stateful import (
 from sqlmodel import Session, func, select
 
 from deploy import errors, rollout
+from deploy.audit import audit
 from deploy.rollout import STEPS, TRANSITIONS, Action
 from feedback.schema import PolicyKind, PolicyState, Rollout, RolloutEvent, RolloutState
 from feedback.settings import Settings
@@ -197,6 +198,28 @@ def test_advance_only_goes_up(store: Store, versions: list[str]) -> None:
     assert in_one(store, lambda s: rollout.advance(s, "ada", share=0.7)).share == 0.7
 
 
+def test_a_hold_lasts_until_somebody_resumes_or_advances(store: Store, versions: list[str]) -> None:
+    with store.write() as session, pytest.raises(errors.RolloutRefused, match="there is no rollout to hold"):
+        rollout.hold(session, "ada")
+    in_one(store, lambda s: rollout.start(s, versions[1], 0.1, "ada"))
+    with store.write() as session, pytest.raises(errors.RolloutRefused, match="is not held"):
+        rollout.resume(session, "ada")
+    held = in_one(store, lambda s: rollout.hold(s, "ada", "lunch"))
+    assert (held.state, held.share, now_wanted(store).share) == ("canary", 0.1, 0.1)
+    with store.write() as session, pytest.raises(errors.RolloutRefused, match="is held already, at 10%"):
+        rollout.hold(session, "bob")
+    in_one(store, lambda s: rollout.resume(s, "bob"))
+    in_one(store, lambda s: rollout.hold(s, "ada"))
+    assert in_one(store, lambda s: rollout.advance(s, "ada")).share == 0.25
+    with store.read() as session:
+        assert not rollout.is_held(session, rollout.current(session))  # type: ignore[arg-type]
+        actions = [(event.action, event.share) for event, _ in reversed(rollout.events(session))]
+    assert actions == [("start", 0.1), ("hold", 0.1), ("resume", 0.1), ("hold", 0.1), ("advance", 0.25)]
+    in_one(store, lambda s: rollout.promote(s, "ada"))
+    with store.write() as session, pytest.raises(errors.RolloutRefused, match="promoted cannot hold"):
+        rollout.hold(session, "ada")
+
+
 def test_matchups(store: Store, versions: list[str]) -> None:
     base, first, second, full = versions[:4]
     assert now_wanted(store).matchup is None
@@ -231,7 +254,7 @@ class Operators(RuleBasedStateMachine):
             self.base = add_policy(session, 0, PolicyKind.BASE)
             self.adapters = [add_policy(session, number) for number in (1, 2, 3)]
         self.stack, self.canary, self.events = [self.base], None, 0
-        self.share = 0.0
+        self.share, self.held = 0.0, False
 
     def teardown(self) -> None:
         self.store.close()
@@ -250,7 +273,7 @@ class Operators(RuleBasedStateMachine):
         version = [self.base, *self.adapters][index]
         allowed = self.canary is None and version != self.stack[-1]
         if self.attempt(allowed, lambda s: rollout.start(s, version, share, "m")):
-            self.canary, self.share = version, share or STEPS[0]
+            self.canary, self.share, self.held = version, share or STEPS[0], False
 
     @rule()
     def advance(self) -> None:
@@ -259,7 +282,17 @@ class Operators(RuleBasedStateMachine):
             self._promoted()
         elif done:
             assert done.share > self.share
-            self.share = done.share
+            self.share, self.held = done.share, False
+
+    @rule()
+    def hold(self) -> None:
+        if self.attempt(self.canary is not None and not self.held, lambda s: rollout.hold(s, "m")):
+            self.held = True
+
+    @rule()
+    def resume(self) -> None:
+        if self.attempt(self.held, lambda s: rollout.resume(s, "m")):
+            self.held = False
 
     @rule()
     def promote(self) -> None:
@@ -269,14 +302,14 @@ class Operators(RuleBasedStateMachine):
     def _promoted(self) -> None:
         assert self.canary is not None
         self.stack.append(self.canary)
-        self.canary, self.share = None, 0.0
+        self.canary, self.share, self.held = None, 0.0, False
 
     @rule()
     def rollback(self) -> None:
         if self.attempt(self.canary is not None or len(self.stack) > 1, lambda s: rollout.rollback(s, "m")):
             if self.canary is None:
                 self.stack.pop()
-            self.canary, self.share = None, 0.0
+            self.canary, self.share, self.held = None, 0.0, False
 
     @precondition(lambda self: hasattr(self, "store"))
     @invariant()
@@ -285,10 +318,15 @@ class Operators(RuleBasedStateMachine):
             wanted = rollout.wanted(session)
             canaries = session.exec(select(func.count()).where(Rollout.state == RolloutState.CANARY)).one()
             events = session.exec(select(func.count()).select_from(RolloutEvent)).one()
+            row = rollout.current(session)
+            held = row is not None and rollout.is_held(session, row)
+            chain = audit(session)
         assert (wanted.stable, wanted.candidate, wanted.share) == (self.stack[-1], self.canary, self.share)
         assert set(wanted.adapters) == {self.stack[-1], self.canary} - {None, self.base}
         assert canaries == (self.canary is not None)
-        assert events == self.events
+        assert events == self.events == chain.events
+        assert held == self.held
+        assert chain.broken is None
 
 
 def test_any_order_of_actions(tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ ROUTES = [
     ("POST", "/v1/rollouts", Scope.OPERATOR),
     ("GET", "/v1/rollouts/current", Scope.OPERATOR),
     ("POST", "/v1/rollouts/current/advance", Scope.OPERATOR),
+    ("POST", "/v1/rollouts/current/hold", Scope.OPERATOR),
+    ("POST", "/v1/rollouts/current/resume", Scope.OPERATOR),
     ("POST", "/v1/rollouts/current/promote", Scope.OPERATOR),
     ("POST", "/v1/rollouts/current/rollback", Scope.OPERATOR),
     ("GET", "/v1/matchup", Scope.OPERATOR),
