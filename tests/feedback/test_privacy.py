@@ -1,6 +1,7 @@
 """An erased user is in no table and in no byte of a file, stays away, and takes nobody else's data along."""
 
 import json
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from feedback.errors import StorageBusy, UnknownTarget, UserErased
 from feedback.exchange import EXPORTS
 from feedback.exposures import exposures
 from feedback.ids import new_id
-from feedback.ledger import ensure_conversation, ensure_user, finish_reply
+from feedback.ledger import begin_reply, ensure_conversation, ensure_user, finish_reply
 from feedback.privacy import Erasure, Expiry, clear_run_files, erase, expire, holdings, trained_on
 from feedback.run_files import forget_words, marked
 from feedback.samples import SampleSet, collect, record_lineage, stream
@@ -41,7 +42,7 @@ from feedback.store import Store, open_store
 from feedback.tombstones import tombstone_id
 from feedback.verdicts import counts
 from feedback.votes import Ballot, cast_vote
-from tests.feedback.conftest import add_comparison, add_reply
+from tests.feedback.conftest import add_comparison, add_reply, new_reply
 
 WORD = {"ada": "kumquat", "bob": "tamarind"}  # in all that this user says, and in their id
 ADA, BOB = "key-1/kumquat@example.org", "key-1/tamarind@example.org"
@@ -154,6 +155,31 @@ def test_no_table_and_no_byte_of_a_file_holds_an_erased_users_words_or_id(store:
     shared = {"policy", "training_run"}
     assert {k: v for k, v in after.items() if k not in shared} == {k: v for k, v in others.items() if k not in shared}
     assert {sample.user_id for sample in samples_of(store)} == {BOB}
+
+
+def test_copies_that_sqlite_left_when_it_moved_rows_are_gone_as_well(tmp_path: Path) -> None:
+    """Replies that end in another order than they began make SQLite move rows between pages: zeroing a deleted row
+    where it lies, which `secure_delete` does, leaves the copies."""
+    settings, chance = Settings(home=tmp_path, database_url=None), random.Random(1)
+    store = open_store(settings)
+    try:
+        for _ in range(20):
+            with store.write() as session:
+                begun = []
+                for _ in range(80):
+                    user = chance.choice(["ada", "bob"])
+                    begun.append((WORD[user], new_reply(user, prompt=f"{WORD[user]} question " * chance.randrange(30))))
+                    begin_reply(session, begun[-1][1])
+            chance.shuffle(begun)
+            for at in range(0, len(begun), 8):
+                with store.write() as session:
+                    for word, reply in begun[at : at + 8]:
+                        finish_reply(session, reply.id, state="complete", text=f"{word} answer " * chance.randrange(60))
+        erase(store, settings.runs_folder, "ada")
+        assert in_files(tmp_path, "kumquat") == []
+        assert in_files(tmp_path, "tamarind")
+    finally:
+        store.close()
 
 
 def test_what_somebody_else_left_alone_is_not_touched(store: Store, settings: Settings) -> None:
