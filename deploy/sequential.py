@@ -35,7 +35,7 @@ from scipy.special import betaincc, betaln
 
 Floats = NDArray[np.float64]
 
-MIN_USERS = 20
+MIN_USERS = 30
 """In each arm. With fewer, a mean of bounded scores is not near enough to normal for any of this."""
 
 _PRIOR_USERS = 100.0  # how closely the sample ratio's alternatives lie around what it should be
@@ -58,7 +58,7 @@ def half_width(variance: Any, alpha: float, scale: float) -> Any:
 def mean_variance(users: Any, squares: Any, half_range: float) -> Any:
     """Of a mean over users, from the sum of squared deviations. Elementwise.
 
-    One more deviation, of half the range of a score, is added: twenty users who all say the same are no proof that
+    One more deviation, of half the range of a score, is added: thirty users who all say the same are no proof that
     everybody does.
     """
     return (squares + half_range**2) / users**2

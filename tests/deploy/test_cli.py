@@ -142,16 +142,16 @@ def test_the_controller_goes_back_by_itself_and_on_where_it_may(
 ) -> None:
     monkeypatch.setenv("KUDOS_ROLLOUT_MIN_MINUTES", "0")
     assert "there is nothing to watch" in kudos("rollout", "controller", "--once").output
-    kudos("rollout", "start", home[1])
+    kudos("rollout", "start", home[1], "--share", "0.25")
     assert "nothing to compare" in kudos("rollout", "controller", "--once").output
-    votes(home, 0.05, Thumb.UP)
+    votes(home, 0.25, Thumb.UP)
     assert "may go on, by hand" in kudos("rollout", "controller", "--once").output
     monkeypatch.setenv("KUDOS_ROLLOUT_AUTOMATIC", "true")
-    sentence = f"{home[1]} goes to 25% of users: no worse than {home[0]}"
+    sentence = f"{home[1]} goes to 50% of users: no worse than {home[0]}"
     assert f"Would: {sentence}" in kudos("rollout", "controller", "--once", "--dry-run").output
     assert kudos("rollout", "controller", "--once").output.startswith(sentence)
     monkeypatch.setenv("KUDOS_ROLLOUT_AUTOMATIC", "false")
-    votes(home, 0.25, Thumb.DOWN)
+    votes(home, 0.5, Thumb.DOWN)
     status = kudos("rollout", "status").output
     assert "net votes per reply" in status
     assert f"Would: {home[1]} leaves service" in status

@@ -20,21 +20,20 @@ AUTOMATIC = RolloutSettings(min_minutes=0, min_votes=10, net_votes_margin=0.5, a
 
 @pytest.fixture
 def versions(store: Store) -> tuple[str, str]:
-    """The stable policy and the candidate, which 5 % meet."""
+    """The stable policy and the candidate, which 25 % meet."""
     with store.write() as session:
         stable, candidate = add_policy(session, 0, PolicyKind.BASE), add_policy(session, 1)
-        rollout.start(session, candidate, 0.05, "ada")
+        rollout.start(session, candidate, 0.25, "ada")
     return stable, candidate
 
 
 def crowd(store: Store, versions: tuple[str, str], share: float, candidates: Thumb) -> None:
     """The share's own numbers of users, with a vote each; the stable policy's users like what they see."""
     stable, candidate = versions
-    count = 25 if share < 0.5 else 60
     with store.write() as session:
-        for user in range(count):
+        for user in range(30):
             serve(session, f"c{user}", candidate, share, candidate=True, thumbs=[candidates])
-        for user in range(round(count * (1 - share) / share)):
+        for user in range(round(30 * (1 - share) / share)):
             serve(session, f"s{user}", stable, share, candidate=False, thumbs=[Thumb.UP])
 
 
@@ -59,13 +58,13 @@ def test_without_evidence_it_holds_however_long(store: Store, versions: tuple[st
     for _ in range(3):
         found = seen(look(store, AUTOMATIC))
         assert (found.decision.verdict, found.acted) == (Verdict.HOLD, False)
-    assert shares(store) == [0.05]
+    assert shares(store) == [0.25]
 
 
 def test_harm_goes_back_by_itself_even_where_approval_is_by_hand(store: Store, versions: tuple[str, str]) -> None:
-    crowd(store, versions, 0.05, Thumb.DOWN)
+    crowd(store, versions, 0.25, Thumb.DOWN)
     dry = seen(look(store, BY_HAND, dry_run=True))
-    assert (dry.decision.verdict, dry.acted, shares(store)) == (Verdict.ROLL_BACK, False, [0.05])
+    assert (dry.decision.verdict, dry.acted, shares(store)) == (Verdict.ROLL_BACK, False, [0.25])
     found = seen(look(store, BY_HAND))
     assert found.acted
     with store.read() as session:
@@ -79,44 +78,42 @@ def test_harm_goes_back_by_itself_even_where_approval_is_by_hand(store: Store, v
 def test_it_goes_on_only_where_that_is_automatic_and_each_step_needs_its_own_votes(
     store: Store, versions: tuple[str, str]
 ) -> None:
-    crowd(store, versions, 0.05, Thumb.UP)
+    crowd(store, versions, 0.25, Thumb.UP)
     by_hand = seen(look(store, BY_HAND))
-    assert (by_hand.decision.verdict, by_hand.acted, shares(store)) == (Verdict.ADVANCE, False, [0.05])
+    assert (by_hand.decision.verdict, by_hand.acted, shares(store)) == (Verdict.ADVANCE, False, [0.25])
     first = seen(look(store, AUTOMATIC))
-    assert (first.acted, shares(store)) == (True, [0.05, 0.25])
+    assert (first.acted, shares(store)) == (True, [0.25, 0.5])
     for _ in range(3):  # a controller that has just been started, too, knows nothing but what is in the database
         again = seen(look(store, AUTOMATIC))
         assert (again.decision.verdict, again.acted) == (Verdict.HOLD, False)
         assert "0 of 10 votes on this step" in again.decision.reason
-    crowd(store, versions, 0.25, Thumb.UP)
-    assert seen(look(store, AUTOMATIC)).acted
-    assert shares(store) == [0.05, 0.25, 0.5]
     crowd(store, versions, 0.5, Thumb.UP)
-    assert seen(look(store, AUTOMATIC)).decision.verdict is Verdict.ADVANCE
+    assert seen(look(store, AUTOMATIC)).acted
+    assert shares(store) == [0.25, 0.5, 1.0]
     crowd(store, versions, 1.0, Thumb.UP)
     assert seen(look(store, AUTOMATIC)).decision.verdict is Verdict.PROMOTE
     with store.read() as session:
         assert rollout.wanted(session).stable == versions[1]
-        assert {event.actor for event, _ in rollout.events(session, 4)} == {"controller"}
+        assert {event.actor for event, _ in rollout.events(session, 3)} == {"controller"}
 
 
 def test_the_minimum_time_counts_from_the_last_event(store: Store, versions: tuple[str, str]) -> None:
     patient = AUTOMATIC.model_copy(update={"min_minutes": 30.0})
-    crowd(store, versions, 0.05, Thumb.UP)
+    crowd(store, versions, 0.25, Thumb.UP)
     assert not seen(look(store, patient)).acted
     with store.write() as session:
         event = session.exec(select(RolloutEvent)).one()
         event.created_at -= timedelta(minutes=31)
         session.add(event)
     assert seen(look(store, patient)).acted
-    crowd(store, versions, 0.25, Thumb.UP)
+    crowd(store, versions, 0.5, Thumb.UP)
     found = seen(look(store, patient))
     assert not found.acted
     assert "0 of 30 minutes" in found.decision.reason
 
 
 def test_a_hold_stops_the_way_up_and_not_the_way_back(store: Store, versions: tuple[str, str]) -> None:
-    crowd(store, versions, 0.05, Thumb.UP)
+    crowd(store, versions, 0.25, Thumb.UP)
     with store.write() as session:
         rollout.hold(session, "ada", "lunch")
     found = seen(look(store, AUTOMATIC))
@@ -126,24 +123,24 @@ def test_a_hold_stops_the_way_up_and_not_the_way_back(store: Store, versions: tu
     assert seen(look(store, AUTOMATIC)).acted
     with store.write() as session:
         rollout.hold(session, "ada")
-    crowd(store, versions, 0.25, Thumb.DOWN)
+    crowd(store, versions, 0.5, Thumb.DOWN)
     assert seen(look(store, AUTOMATIC)).decision.verdict is Verdict.ROLL_BACK
     assert shares(store)[-1] == 0.0
 
 
 def test_whoever_was_quicker_is_not_overruled(store: Store, versions: tuple[str, str]) -> None:
-    crowd(store, versions, 0.05, Thumb.UP)
+    crowd(store, versions, 0.25, Thumb.UP)
     with store.read() as session:
         found = seen(controller.assess(session, AUTOMATIC))
     with store.write() as session:
         rollout.hold(session, "ada", "not yet")
     with store.write() as session:
         assert not controller.carry_out(session, found)
-    assert shares(store) == [0.05, 0.05]
+    assert shares(store) == [0.25, 0.25]
 
 
 def test_two_controllers_raise_a_share_once(store: Store, versions: tuple[str, str]) -> None:
-    crowd(store, versions, 0.05, Thumb.UP)
+    crowd(store, versions, 0.25, Thumb.UP)
     with store.read() as session:
         found = seen(controller.assess(session, AUTOMATIC))
     barrier, acted = threading.Barrier(2), []
@@ -159,11 +156,11 @@ def test_two_controllers_raise_a_share_once(store: Store, versions: tuple[str, s
     for thread in threads:
         thread.join(30)
     assert sorted(acted) == [False, True]
-    assert shares(store) == [0.05, 0.25]
+    assert shares(store) == [0.25, 0.5]
 
 
 def test_a_controller_that_dies_before_the_end_has_done_nothing(store: Store, versions: tuple[str, str]) -> None:
-    crowd(store, versions, 0.05, Thumb.UP)
+    crowd(store, versions, 0.25, Thumb.UP)
     with store.read() as session:
         found = seen(controller.assess(session, AUTOMATIC))
 
@@ -174,6 +171,6 @@ def test_a_controller_that_dies_before_the_end_has_done_nothing(store: Store, ve
 
     with pytest.raises(KeyboardInterrupt):
         die_in_the_middle()
-    assert shares(store) == [0.05]
+    assert shares(store) == [0.25]
     assert seen(look(store, AUTOMATIC)).acted
-    assert shares(store) == [0.05, 0.25]
+    assert shares(store) == [0.25, 0.5]

@@ -40,7 +40,7 @@ def test_no_data_holds() -> None:
     decision = decide(Evidence("v1", "v0", 0.05, 1, 9000.0, 0), PLAN)
     assert decision.verdict is Verdict.HOLD
     assert "0 of 50 votes" in decision.reason
-    assert "nothing to compare: fewer than 20 users in an arm" in decision.reason
+    assert "nothing to compare: fewer than 30 users in an arm" in decision.reason
     assert set(names(decision).values()) == {Standing.TOO_FEW_USERS}
 
 
@@ -93,7 +93,7 @@ def test_both_measures_have_a_veto_and_one_is_enough() -> None:
     assert names(held) == {"win_rate": Standing.UNDECIDED, "net_votes": Standing.NO_WORSE}
     lost = [Compared(f"u{user}", won=user % 4 == 0, lost=user % 4 > 0, level=0) for user in range(200)]
     assert decide(evidence(compared=lost), PLAN).verdict is Verdict.ROLL_BACK
-    assert decide(evidence(compared=mixed[:19]), PLAN).verdict is Verdict.ADVANCE, "too few to say anything"
+    assert decide(evidence(compared=mixed[:29]), PLAN).verdict is Verdict.ADVANCE, "too few to say anything"
 
 
 def test_one_user_is_one_user_however_much_they_say() -> None:
