@@ -41,7 +41,7 @@ async def chat_completions(request: Request) -> Response:
     identity = await services.identity(request, Scope.CHAT)
     body = parse(ChatRequest, await read_json(request, services.settings.max_body_bytes))
     turn = await open_turn(services, identity.user_id, body)
-    request.state.track = turn.assignment.arm
+    request.state.track = turn.track
 
     async def work(scope: AsgiScope, receive: Receive, send: Send) -> None:
         turn.task = asyncio.current_task()
@@ -97,14 +97,14 @@ async def _stream(
             await turn.stop("disconnected")
             raise
         await turn.cut()
-        await outlet.write(error_event(*STOPPING), more=False)
+        await break_off(outlet, scope, *STOPPING)
     except SlowReader:
         await turn.stop("slow_reader")
     except (EngineError, FeedbackError) as error:
         await give_up(turn, error)
         status, message, code = told(error)
         if outlet.started:
-            await outlet.write(error_event(status, message, code), more=False)
+            await break_off(outlet, scope, status, message, code)
         else:
             await refusal(status, message, code)(scope, receive, send)
 
@@ -154,6 +154,12 @@ def completion(services: Services, turn: Turn) -> dict[str, Any]:
 
 def usage_of_turn(turn: Turn) -> dict[str, Any]:
     return usage_of(len(turn.question.prompt_token_ids), len(turn.token_ids), turn.cached_tokens)
+
+
+async def break_off(outlet: Outlet, scope: AsgiScope, status: int, message: str, code: str | None) -> None:
+    """End a stream with an error event. The request is counted with this status, though it began with 200."""
+    scope["state"]["ended_as"] = status
+    await outlet.write(error_event(status, message, code), more=False)
 
 
 async def give_up(turn: Turn, error: Exception) -> None:

@@ -23,16 +23,16 @@ from feedback.errors import FeedbackError
 from feedback.ids import new_id
 from feedback.ledger import begin_comparison, ensure_conversation, ensure_user
 from feedback.schema import Comparison, Reply
-from server.api.chat import STOPPING, completion, give_up, refusal, told
+from server.api.chat import STOPPING, break_off, completion, give_up, refusal, told
 from server.context import question_of
 from server.engine import Chunk
 from server.errors import EngineError
 from server.identity import Scope
-from server.routing import Assignment, pair
+from server.routing import CANARY, STABLE, Assignment, pair
 from server.services import Services, services_of
 from server.streaming import Outlet, SlowReader, Watched
 from server.turn import Turn, check_room, title_of
-from server.wire import DONE, KEEPALIVE, ChatRequest, ChunkWriter, error_event, parse, read_json, usage_of
+from server.wire import DONE, KEEPALIVE, ChatRequest, ChunkWriter, parse, read_json, usage_of
 
 router = APIRouter(prefix="/v1")
 
@@ -51,6 +51,11 @@ class Duel:
     def interrupted(self) -> bool:
         return any(turn.interrupted for turn in self.turns.values())
 
+    @property
+    def track(self) -> str:
+        """Canary where the candidate stands on either side."""
+        return CANARY if CANARY in {turn.track for turn in self.turns.values()} else STABLE
+
     async def each(self, end: Callable[[Turn], Any]) -> None:
         """All of them, whatever becomes of one; the first failure is raised at the end."""
         results = await asyncio.gather(*map(end, self.turns.values()), return_exceptions=True)
@@ -65,6 +70,7 @@ async def compare(request: Request) -> Response:
     identity = await services.identity(request, Scope.CHAT)
     body = parse(ChatRequest, await read_json(request, services.settings.max_body_bytes))
     duel = await open_duel(services, identity.user_id, body)
+    request.state.track = duel.track
 
     async def work(scope: AsgiScope, receive: Receive, send: Send) -> None:
         for turn in duel.turns.values():
@@ -161,7 +167,7 @@ async def _stream(
             await duel.each(lambda turn: turn.stop("disconnected"))
             raise
         await duel.each(Turn.cut)
-        await outlet.write(error_event(*STOPPING), more=False)
+        await break_off(outlet, scope, *STOPPING)
     except SlowReader:
         await duel.each(lambda turn: turn.stop("slow_reader"))
     except (EngineError, FeedbackError) as error:
@@ -169,7 +175,7 @@ async def _stream(
         await duel.each(lambda turn: give_up(turn, failure))
         status, message, code = told(error)
         if outlet.started:
-            await outlet.write(error_event(status, message, code), more=False)
+            await break_off(outlet, scope, status, message, code)
         else:
             await refusal(status, message, code)(scope, receive, send)
 
