@@ -34,8 +34,8 @@ def look_up(session: Session) -> None:
     states: dict[str, int] = dict(
         session.execute(select(TrainingRun.state, func.count()).group_by(TrainingRun.state)).tuples().all()
     )
-    for state in RunState:
-        metrics.training_runs.labels(state.value).set(states.get(state, 0))
+    for known in RunState:
+        metrics.training_runs.labels(known.value).set(states.get(known.value, 0))
     newest = session.exec(
         select(TrainingRun.state, TrainingRun.stage, TrainingRun.progress)
         .order_by(col(TrainingRun.started_at).desc())
