@@ -7,6 +7,7 @@ from typing import Any
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.orm import Session
 from sqlmodel import SQLModel
 
 import feedback.schema  # noqa: F401 - fills the metadata
@@ -46,6 +47,16 @@ def check_database(settings: Settings) -> Health:
             return Health(shown, f"{connection.dialect.name} {version}", revision, head, problems)
     finally:
         store.close()
+
+
+def database_bytes(session: Session) -> int:
+    """What the database takes, by its own account; of SQLite without the log of its newest writes."""
+    statement = (
+        "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
+        if session.get_bind().dialect.name == "sqlite"
+        else "SELECT pg_database_size(current_database())"
+    )
+    return int(session.execute(text(statement)).scalar_one())
 
 
 def schema_problems(connection: Connection) -> list[str]:

@@ -21,6 +21,7 @@ from feedback.errors import FeedbackError
 from server.engine import Chunk
 from server.errors import EngineDead, EngineError, RequestRefused, error_body
 from server.limits import Allowance
+from server.routing import CANARY, STABLE
 from server.services import Services
 from server.streaming import Outlet, SlowReader, Watched
 from server.turn import Turn
@@ -47,6 +48,11 @@ class Answer(ABC):
     @abstractmethod
     def whole(self) -> dict[str, Any]:
         """Everything at once, for a request that does not stream."""
+
+    @property
+    def track(self) -> str:
+        """Canary where the candidate has a part."""
+        return CANARY if CANARY in {turn.track for turn in self.turns} else STABLE
 
     def response(self, *, stream: bool, include_usage: bool = False) -> Response:
         async def work(scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,14 +85,14 @@ class Answer(ABC):
                 await self._each(lambda turn: turn.stop("disconnected"))
                 raise
             await self._each(Turn.cut)
-            await outlet.write(error_event(*STOPPING), more=False)
+            await _break_off(outlet, scope, *STOPPING)
         except SlowReader:
             await self._each(lambda turn: turn.stop("slow_reader"))
         except (EngineError, FeedbackError) as error:
             await self._give_up(error)
             status, message, code = told(error)
             if outlet.started:
-                await outlet.write(error_event(status, message, code), more=False)
+                await _break_off(outlet, scope, status, message, code)
             else:
                 await refusal(status, message, code)(scope, receive, send)
 
@@ -166,6 +172,12 @@ class Answer(ABC):
     async def _give_up(self, error: Exception) -> None:
         reason = "storage" if isinstance(error, FeedbackError) else "engine"
         await self._each(lambda turn: turn.fail(reason))
+
+
+async def _break_off(outlet: Outlet, scope: Scope, status: int, message: str, code: str | None) -> None:
+    """End a stream with an error event. The request is counted with this status, though it began with 200."""
+    scope["state"]["ended_as"] = status
+    await outlet.write(error_event(status, message, code), more=False)
 
 
 def told(error: Exception) -> tuple[int, str, str | None]:

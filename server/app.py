@@ -101,7 +101,8 @@ class Edge:
             await self._app(scope, receive, sending)
         finally:
             route = getattr(scope.get("route"), "path", "other")
-            metrics.requests_total.labels(route, str(answered or 499), state.get("track", "none")).inc()
+            status = str(state.get("ended_as") or answered or 499)
+            metrics.requests_total.labels(route, status, state.get("track", metrics.NO_TRACK)).inc()
 
     def _cookie(self, identity: Identity | None, status: int) -> str | None:
         if identity is None:

@@ -83,14 +83,16 @@ def key_create(
 def key_list() -> None:
     """Every key that has not been revoked."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from feedback.store import open_store
     from server.identity import live_keys
 
     store = open_store(_settings())
     try:
-        table = Table("id", "label", "scopes", "user", "made (UTC)")
+        # Ids and users are there to be copied, so a narrow terminal does not cut them.
+        others = (Column(name, overflow="fold") for name in ("label", "scopes", "user", "made (UTC)"))
+        table = Table(Column("id", no_wrap=True), *others)
         with store.read() as session:
             for key in live_keys(session):
                 made = f"{key.created_at:%Y-%m-%d %H:%M}"

@@ -1,16 +1,24 @@
 """What kudos measures about itself, in the names that dashboards and alerts use. vLLM's own stand beside them.
 
-One registry per process, shared with vLLM, so that one scrape has both. No label holds a user, a request or a text.
+One registry per process, shared with vLLM, so that one scrape has both. No label holds a user, a request or a text. The
+label `track` is stable or canary; `none` where no policy had a part, as in a request that was refused.
 """
 
 from __future__ import annotations
 
+import math
+
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Gauge, Histogram, generate_latest
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+TRACKS = ("stable", "canary")
+NO_TRACK = "none"
+STAGES = ("starting", "samples", "reward model", "supervised", "ppo", "evaluation", "publishing", "done")
 
 requests_total = Counter(
-    "kudos_chat_requests_total", "HTTP requests, by route and status.", ["route", "status", "track"]
+    "kudos_chat_requests_total",
+    "HTTP requests, by route and by what they came to: the status, or that of the error that broke their stream off.",
+    ["route", "status", "track"],
 )
 request_duration_seconds = Histogram(
     "kudos_chat_request_duration_seconds",
@@ -55,6 +63,7 @@ vote_delay_seconds = Histogram(
     "From the end of a reply to its first vote.",
     buckets=(1, 5, 15, 60, 300, 3600, 86400),
 )
+harm_flags_total = Counter("kudos_feedback_harm_flags_total", "Votes that flag a reply as harmful.", ["track"])
 effective_votes = Gauge("kudos_feedback_effective_votes", "Votes that count.")
 ledger_waiting = Gauge("kudos_storage_writes_waiting", "Writes that no transaction has picked up yet.")
 write_seconds = Histogram(
@@ -63,6 +72,8 @@ write_seconds = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 disk_free_bytes = Gauge("kudos_storage_disk_free_bytes", "Free space where the home folder lies.")
+disk_size_bytes = Gauge("kudos_storage_disk_size_bytes", "All space where the home folder lies.")
+database_bytes = Gauge("kudos_storage_database_bytes", "What the database takes, by its own account.")
 
 policy_swaps_total = Counter("kudos_policy_swaps_total", "Policies brought into the engine.", ["kind", "result"])
 policy_swap_seconds = Histogram(
@@ -72,6 +83,7 @@ policy_swap_seconds = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
 policy_info = Gauge("kudos_policy_info", "1 for each policy that serves, by track.", ["version", "track"])
+policy_missing = Gauge("kudos_policy_missing", "Policies that this server should hold and does not.")
 mixed_replies_total = Counter("kudos_mixed_policy_replies_total", "Replies that a full swap cut in two.")
 rollout_share_ratio = Gauge("kudos_rollout_share_ratio", "Share of users that each track has.", ["track"])
 rollout_effect = Gauge(
@@ -87,6 +99,54 @@ rollout_decisions_total = Counter(
 )
 engine_up = Gauge("kudos_engine_up", "1 while the engine answers.")
 engine_restarts_total = Counter("kudos_engine_restarts_total", "Times that a dead engine was started again.")
+
+training_running = Gauge("kudos_training_running", "1 while a training run is under way.")
+training_stage = Gauge("kudos_training_stage", "1 for the stage that the newest run is in, or ended in.", ["stage"])
+training_progress_ratio = Gauge("kudos_training_progress_ratio", "How far the newest run is.")
+training_runs = Gauge("kudos_training_runs", "Training runs, by state.", ["state"])
+training_votes_waiting = Gauge("kudos_training_votes_waiting", "Votes since the last run that published a policy.")
+training_last_success_timestamp_seconds = Gauge(
+    "kudos_training_last_success_timestamp_seconds", "When a run last published a policy; 0: never."
+)
+
+
+def _of_last_success(name: str, documentation: str) -> Gauge:
+    gauge = Gauge(f"kudos_training_{name}", f"Of the last run that published a policy: {documentation}")
+    gauge.set(math.nan)  # until there is one; 0 would be a measurement
+    return gauge
+
+
+training_measures = {
+    # where the run's row has it: (section, name)
+    ("", "votes"): _of_last_success("votes", "votes that it used."),
+    ("evaluation", "held_out_accuracy"): _of_last_success(
+        "held_out_accuracy_ratio", "the reward model's accuracy on votes of people that it has not seen."
+    ),
+    ("evaluation", "win_rate"): _of_last_success("win_rate_ratio", "win rate over the policy that served."),
+    ("evaluation", "judge_win_rate"): _of_last_success("judge_win_rate_ratio", "win rate by the second judge."),
+    ("evaluation", "reward_gain"): _of_last_success(
+        "reward_gain", "mean reward less that of the policy that served, in standard deviations of the reference."
+    ),
+    ("evaluation", "judge_gain"): _of_last_success("judge_gain", "as reward_gain, by the second judge."),
+    ("evaluation", "kl_nats"): _of_last_success("kl_nats", "KL to the reference, per reply."),
+    ("ppo", "reward"): _of_last_success("reward", "mean reward in the last iteration of PPO."),
+    ("ppo", "entropy_nats_per_token"): _of_last_success("entropy_nats", "entropy per token in the last iteration."),
+    ("ppo", "clip_fraction"): _of_last_success("clip_ratio", "share of clipped tokens in the last iteration."),
+    ("ppo", "explained_variance"): _of_last_success(
+        "explained_variance_ratio", "of the critic, in the last iteration."
+    ),
+}
+
+# What has not happened yet is 0 from the start: the first time it does, an increase is seen.
+for _track in TRACKS:
+    harm_flags_total.labels(_track)
+for _reason in ("engine", "storage", "disconnected", "slow_reader", "drained"):
+    stream_aborts_total.labels(_reason)
+for _phase in ("verify", "load", "prove"):
+    policy_swap_seconds.labels(_phase)
+for _kind in ("adapter", "full"):
+    for _result in ("proved", "not_proved", "refused", "failed"):
+        policy_swaps_total.labels(_kind, _result)
 
 
 def scrape() -> bytes:

@@ -33,7 +33,6 @@ from deploy.rollout import Wanted, WantedPolicy
 from feedback.ledger import Ledger
 from feedback.schema import PolicyKind, Replica, now
 from feedback.store import Store
-from feedback.verdicts import count_votes
 from server import metrics, routing
 from server.engine import Engine
 from server.errors import EngineDead, EngineError
@@ -422,16 +421,14 @@ class Residency:
         share = wanted.share if wanted.candidate in self.held else 0.0
         if share:
             metrics.policy_info.labels(wanted.candidate, routing.CANARY).set(1)
+        metrics.policy_missing.set(len({wanted.base, *wanted.adapters} - self.held))
         metrics.rollout_share_ratio.labels(routing.STABLE).set(1 - share)
         metrics.rollout_share_ratio.labels(routing.CANARY).set(share)
         if self.ledger is not None:
             metrics.ledger_waiting.set(self.ledger.waiting)
-        metrics.disk_free_bytes.set(shutil.disk_usage(self._settings.home).free)
-
-    async def count_votes(self) -> int:
-        votes = await self._read(count_votes)
-        metrics.effective_votes.set(votes)
-        return votes
+        disk = shutil.disk_usage(self._settings.home)
+        metrics.disk_free_bytes.set(disk.free)
+        metrics.disk_size_bytes.set(disk.free + disk.used)
 
 
 def _result(error: Exception) -> str:

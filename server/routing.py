@@ -29,6 +29,11 @@ def position(user_id: str, salt: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
+def track_of(version: str, wanted: Wanted) -> str:
+    """Among whose numbers a policy's replies count: the candidate's, or those of what serves everybody else."""
+    return CANARY if version == wanted.candidate else STABLE
+
+
 def assign(user_id: str, wanted: Wanted, held: Collection[str], fallback: str) -> Assignment:
     """`held` are the policies that are proved here; `fallback` is the one that served before.
 

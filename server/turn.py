@@ -26,7 +26,7 @@ from feedback.schema import Reply, ReplyState, now
 from server import metrics
 from server.engine import Chunk, Sampling
 from server.errors import ApiError
-from server.routing import Assignment
+from server.routing import Assignment, track_of
 from server.services import Services
 
 log = logging.getLogger("kudos.turn")
@@ -55,6 +55,7 @@ class Turn:
         self._services = services
         self.question = question
         self.assignment = assignment
+        self.track = track_of(assignment.version, services.residency.wanted)
         self.reply_id = new_id("chatcmpl")
         self.created_at: datetime = now()
         self.text = ""
@@ -147,7 +148,7 @@ class Turn:
             chunk = first.result()
             self._first_at, self._first = now(), time.perf_counter()
             self.cached_tokens = chunk.cached_tokens
-            metrics.time_to_first_token_seconds.labels(self.assignment.arm).observe(self._first - self._started)
+            metrics.time_to_first_token_seconds.labels(self.track).observe(self._first - self._started)
             yield chunk
             async for chunk in outputs:
                 yield chunk
@@ -271,7 +272,7 @@ class Turn:
         await self._services.write(finish)
 
     def _measure(self, state: ReplyState) -> None:
-        track, tokens = self.assignment.arm, len(self.token_ids)
+        track, tokens = self.track, len(self.token_ids)
         metrics.replies_total.labels(track, state.value).inc()
         metrics.request_duration_seconds.labels(track).observe(time.perf_counter() - self._started)
         metrics.reply_tokens.labels(track).observe(tokens)

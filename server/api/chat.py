@@ -41,8 +41,8 @@ async def chat_completions(request: Request) -> Response:
     body = parse(ChatRequest, await read_json(request, services.settings.max_body_bytes))
     vocabulary = services.prompts.vocabulary if body.logprobs else None
     turns = await open_turns(services, identity.user_id, body)
-    request.state.track = turns[0].assignment.arm
     answer = Completion(services, turns, allowance, vocabulary, calls=bool(body.offered))
+    request.state.track = answer.track
     return answer.response(stream=body.stream, include_usage=body.include_usage)
 
 

@@ -42,6 +42,7 @@ async def compare(request: Request) -> Response:
     allowance = services.admit(request, identity)
     body = parse(ChatRequest, await read_json(request, services.settings.max_body_bytes))
     duel = await open_duel(services, identity.user_id, body, allowance)
+    request.state.track = duel.track
     return duel.response(stream=body.stream, include_usage=body.include_usage)
 
 

@@ -11,8 +11,9 @@ from starlette.responses import JSONResponse, Response
 
 from feedback.schema import TrainingRun
 from feedback.verdicts import count_votes, effective_vote
-from server import metrics
 from server.identity import Scope
+from server.metrics import CONTENT_TYPE
+from server.scrape import scrape
 from server.services import services_of
 
 router = APIRouter()
@@ -58,8 +59,7 @@ def number_of(version: str) -> int:
 async def prometheus(request: Request) -> Response:
     services = services_of(request)
     await services.identity(request, Scope.METRICS)
-    await services.residency.count_votes()
-    return Response(metrics.scrape(), media_type=metrics.CONTENT_TYPE)
+    return Response(await scrape(services), media_type=CONTENT_TYPE)
 
 
 @router.get("/health/live")

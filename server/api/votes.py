@@ -8,11 +8,13 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from sqlmodel import Session, col, select
 
-from feedback.errors import FeedbackError
-from feedback.schema import Comparison, Reply, TargetKind, now
-from feedback.votes import Ballot, VoteResult, cast_vote, withdraw_vote
+from deploy.rollout import Wanted
+from feedback.errors import FeedbackError, StorageError
+from feedback.schema import Reply, TargetKind, now
+from feedback.votes import Ballot, VoteOutcome, VoteResult, cast_vote, withdraw_vote
 from server import metrics
 from server.identity import Scope
+from server.routing import CANARY, STABLE, track_of
 from server.services import Services, services_of
 from server.wire import parse, read_json
 
@@ -87,22 +89,26 @@ def reveal(session: Session, comparison_id: str) -> dict[str, str]:
 async def _cast(
     services: Services, user_id: str, kind: TargetKind, target_id: str, ballot: Ballot, *, key: str | None
 ) -> VoteResult:
+    wanted = services.residency.wanted
 
     def cast(session: Session) -> tuple[VoteResult, str, float | None]:
         result = cast_vote(
             session, user_id=user_id, target_kind=kind, target_id=target_id, ballot=ballot, idempotency_key=key
         )
-        return result, *_about(session, kind, target_id)
+        return result, *_about(session, kind, target_id, wanted)
 
     value = ballot.choice or ballot.thumb or "other"
     try:
-        result, track, ended_at = await services.write(cast)
-    except FeedbackError:
-        metrics.votes_total.labels(kind.value, value, "none", "rejected").inc()
+        result, track, delay_seconds = await services.write(cast)
+    except FeedbackError as error:
+        outcome = "failed" if isinstance(error, StorageError) else "rejected"
+        metrics.votes_total.labels(kind.value, value, metrics.NO_TRACK, outcome).inc()
         raise
     metrics.votes_total.labels(kind.value, value, track, result.outcome.value).inc()
-    if result.outcome.value == "accepted" and ended_at is not None:
-        metrics.vote_delay_seconds.observe(max(0.0, ended_at))
+    if result.outcome is VoteOutcome.ACCEPTED and delay_seconds is not None:
+        metrics.vote_delay_seconds.observe(max(0.0, delay_seconds))
+    if ballot.harmful and result.outcome is not VoteOutcome.DUPLICATE:
+        metrics.harm_flags_total.labels(track).inc()
     return result
 
 
@@ -110,21 +116,22 @@ async def _withdraw(services: Services, user_id: str, kind: TargetKind, target_i
     result = await services.write(
         lambda session: withdraw_vote(session, user_id=user_id, target_kind=kind, target_id=target_id)
     )
-    metrics.votes_total.labels(kind.value, "none", "none", result.outcome.value).inc()
+    metrics.votes_total.labels(kind.value, "none", metrics.NO_TRACK, result.outcome.value).inc()
     return result
 
 
-def _about(session: Session, kind: TargetKind, target_id: str) -> tuple[str, float | None]:
-    """The track that the vote counts for, and how long after the reply's end it came, in seconds."""
-    reply_id: Any = target_id
-    if kind is TargetKind.COMPARISON:
-        reply_id = select(Comparison.right_reply_id).where(Comparison.id == target_id).scalar_subquery()
-    found = session.exec(select(Reply.arm, Reply.finished_at).where(Reply.id == reply_id)).first()
-    if found is None:
-        return "none", None
-    arm, finished_at = found
-    track = arm if kind is TargetKind.REPLY else "comparison"
-    return track, None if finished_at is None else (now() - finished_at).total_seconds()
+def _about(session: Session, kind: TargetKind, target_id: str, wanted: Wanted) -> tuple[str, float | None]:
+    """The track that the vote counts for, and how long after the end of what it is about it came, in seconds.
+
+    A comparison counts for the candidate when that stood on either side. Its replies' arms name sides, so who is the
+    candidate now decides; any other reply keeps the track that it had.
+    """
+    target = Reply.comparison_id if kind is TargetKind.COMPARISON else Reply.id
+    rows = session.exec(select(Reply.arm, Reply.policy_version, Reply.finished_at).where(target == target_id)).all()
+    tracks = {arm if arm in metrics.TRACKS else track_of(version, wanted) for arm, version, _ in rows}
+    ends = [finished_at for _, _, finished_at in rows if finished_at is not None]
+    track = CANARY if CANARY in tracks else STABLE if tracks else metrics.NO_TRACK
+    return track, (now() - max(ends)).total_seconds() if ends else None
 
 
 def _key(request: Request) -> str | None:

@@ -10,6 +10,7 @@ from sqlalchemy import text as sql
 from sqlalchemy.exc import DBAPIError
 
 from feedback.errors import FeedbackError, StorageBusy, StorageError
+from feedback.health import database_bytes
 from feedback.ledger import ensure_user
 from feedback.schema import User, now
 from feedback.settings import Settings
@@ -56,6 +57,15 @@ def test_a_read_is_one_snapshot(store: Store) -> None:
         assert session.execute(count).scalar_one() == 0
     with store.read() as session:
         assert session.execute(count).scalar_one() == 1
+
+
+def test_the_database_knows_its_size(store: Store) -> None:
+    with store.read() as session:
+        empty = database_bytes(session)
+    with store.write() as session:
+        session.add_all(User(id=f"{number:0200d}") for number in range(2_000))
+    with store.read() as session:
+        assert empty + 2_000 * 200 < database_bytes(session) < empty + 20_000_000
 
 
 def test_times_keep_their_zone(store: Store) -> None:

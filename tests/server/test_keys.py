@@ -109,6 +109,20 @@ def test_no_key_a_wrong_key_and_a_revoked_key(real: Running) -> None:
         wait_for(lambda: client.get("/v1/models").status_code == 401, 60, "the key to be refused")
 
 
+def test_a_narrow_terminal_shows_whole_ids(real: Running) -> None:
+    """`kudos key revoke` takes nothing less."""
+    key_id, _ = make_key(real, "chat", "feedback", "on_behalf", label="a shop with a long name")
+    done = subprocess.run(
+        [sys.executable, "-m", "kudos", "key", "list"],
+        cwd=ROOT,
+        env={"KUDOS_HOME": str(real.home), "PATH": "/usr/bin:/bin", "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert key_id in done.stdout
+
+
 def test_only_a_key_with_on_behalf_speaks_for_others(real: Running) -> None:
     _, plain = make_key(real, "chat", "feedback")
     _, product = make_key(real, "chat", "feedback", "on_behalf")
