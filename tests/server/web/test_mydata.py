@@ -163,6 +163,7 @@ def test_an_erasure_that_fails_says_so_and_erases_nothing_on_the_page(page: Page
 
 
 def test_by_keyboard_alone(page: Page) -> None:
+    expect(page.locator("#prompt")).to_be_focused()  # the page takes the focus there when it has loaded
     opener = page.locator("#my-data-open")
     opener.focus()
     page.keyboard.press("Enter")
