@@ -52,7 +52,6 @@ CLASSES = {"div": {"table-box"}, "span": {f"hl-{name}" for name in STANDARD_TYPE
 
 _SAFE_ADDRESS = re.compile(r"(?:https?://|mailto:)[^\s]", re.IGNORECASE)
 _NUMBERED = re.compile(r"(\d{1,9})[.)][ \t]*(\S?)")
-_DIRECTED = frozenset({"blockquote", "h1", "h2", "h3", "h4", "h5", "h6", "li", "ol", "p", "td", "th", "ul"})
 _WORDS = RendererHTML()
 _FORMATTER = HtmlFormatter(nowrap=True, classprefix="hl-")
 _CLEANER = nh3.Cleaner(
@@ -127,8 +126,9 @@ def _adapt(state: StateCore) -> None:
     for token in state.tokens:
         if token.type == "inline":
             token.children = _without_images(token.children or [])
-        elif token.nesting == 1 and token.tag in _DIRECTED:
-            token.attrSet("dir", "auto")
+        elif token.nesting == 1:
+            if token.level == 0:  # a block that finds its direction does not look into those that find their own
+                token.attrSet("dir", "auto")
             style = str(token.attrs.pop("style", ""))  # the policy forbids styles; an attribute says the same
             if style.startswith("text-align:"):
                 token.attrSet("align", style.removeprefix("text-align:"))

@@ -113,11 +113,11 @@ def test_what_looks_like_a_tag_can_be_read() -> None:
         ("*a* **b** ~~c~~ `d`", '<p dir="auto"><em>a</em> <strong>b</strong> <s>c</s> <code>d</code></p>'),
         ("## a", '<h2 dir="auto">a</h2>'),
         ("    x < y", "<pre><code>x &lt; y\n</code></pre>"),
-        ("你好\n- 一", '<p dir="auto">你好</p>\n<ul dir="auto">\n<li dir="auto">一</li>\n</ul>'),
+        ("你好\n- 一", '<p dir="auto">你好</p>\n<ul dir="auto">\n<li>一</li>\n</ul>'),
         ("3. c", '<p dir="auto">3. c</p>'),
         ("12.", '<p dir="auto">12.</p>'),
         ("12. Anything else?", '<p dir="auto">12. Anything else?</p>'),
-        ("- 12.", '<ul dir="auto">\n<li dir="auto">12.</li>\n</ul>'),
+        ("- 12.", '<ul dir="auto">\n<li>12.</li>\n</ul>'),
         ("1.", '<p dir="auto">1.</p>'),
     ],
 )  # fmt: skip
@@ -128,11 +128,11 @@ def test_what_a_reply_looks_like(text: str, html: str) -> None:
 def test_the_sentence_after_a_list_is_not_in_its_last_item() -> None:
     """The built-in model ends a list so, on a line of its own without an empty one before it."""
     assert to_html("We have:\n- mugs.\n- hats.\nAnything else?") == (
-        '<p dir="auto">We have:</p>\n<ul dir="auto">\n<li dir="auto">mugs.</li>\n<li dir="auto">hats.</li>\n</ul>\n'
+        '<p dir="auto">We have:</p>\n<ul dir="auto">\n<li>mugs.</li>\n<li>hats.</li>\n</ul>\n'
         '<p dir="auto">Anything else?</p>'
     )
     assert (to_html("- a\n  b\nc") or "").count("<li") == 1
-    assert to_html("- a\n  b\nc") == '<ul dir="auto">\n<li dir="auto">a<br>\nb</li>\n</ul>\n<p dir="auto">c</p>'
+    assert to_html("- a\n  b\nc") == '<ul dir="auto">\n<li>a<br>\nb</li>\n</ul>\n<p dir="auto">c</p>'
 
 
 def test_a_numbered_list_goes_on_after_something_else() -> None:
@@ -196,7 +196,7 @@ def test_a_reply_that_is_too_long_stays_plain() -> None:
 @pytest.mark.parametrize(("columns", "rows", "drawn"), [(10, 100, True), (100, 10, True), (250, 260, False)])
 def test_a_small_text_does_not_become_a_huge_table(columns: int, rows: int, drawn: bool) -> None:
     html = to_html("|" + "a|" * columns + "\n|" + "-|" * columns + "\n" + "|\n" * rows) or ""
-    assert ("<table>" in html) is drawn
+    assert ("<table" in html) is drawn
     assert len(html) < 200_000
 
 
