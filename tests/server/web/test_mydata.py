@@ -34,7 +34,7 @@ def consent_of(server: RunningServer, user_id: str) -> bool | None:
 
 def open_panel(page: Page) -> None:
     page.click("#my-data-open")
-    expect(page.locator("#consent")).to_be_enabled()
+    expect(page.locator("#consent-default")).to_be_enabled()
 
 
 def test_consent_has_three_states_and_each_is_kept(page: Page, server: RunningServer, shot) -> None:
@@ -168,7 +168,7 @@ def test_by_keyboard_alone(page: Page) -> None:
     opener.focus()
     page.keyboard.press("Enter")
     expect(page.locator("#my-data-close")).to_be_focused()
-    expect(page.locator("#consent")).to_be_enabled()
+    expect(page.locator("#consent-default")).to_be_enabled()
     page.keyboard.press("Tab")
     expect(page.locator("#consent-default")).to_be_focused()
     page.keyboard.press("ArrowDown")
@@ -188,7 +188,7 @@ def test_on_a_phone(new_page: NewPage, shot, locale: str) -> None:
     expect(page.locator("#policy-name")).not_to_have_text("…")
     page.locator("#sidebar-open").tap()
     page.locator("#my-data-open").tap()
-    expect(page.locator("#consent")).to_be_enabled()
+    expect(page.locator("#consent-default")).to_be_enabled()
     assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
     box = page.locator("#my-data").bounding_box()
     assert box
