@@ -60,8 +60,7 @@ def test_a_comparisons_reply_does_not_tell_its_policy_before_the_choice(real: Ru
     body = {"messages": [{"role": "user", "content": "Hello!"}], "stream": True}
     with real.client("fair") as client:
         with client.stream("POST", "/v1/comparisons", json=body) as response:
-            chunk = next(events(response))
-            list(events(response))
+            chunk, *_ = events(response)
         path = f"/v1/replies/{chunk['id']}"
         assert client.get(path).json()["policy_version"] is None
         client.put(f"/v1/comparisons/{chunk['comparison_id']}/choice", json={"choice": "tie"}).raise_for_status()
