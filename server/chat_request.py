@@ -91,7 +91,7 @@ class ResponseFormat(_Body):
     json_schema: JsonSchema | None = None
 
     def constraint(self) -> dict[str, Any] | None:
-        """The JSON Schema that the reply is held to; None for text. Raises ApiError where it is missing or too long."""
+        """The JSON Schema that the reply is held to; None for text. Raises ApiError where it cannot be taken."""
         if self.type == "text":
             return None
         if self.type == "json_object":
@@ -110,7 +110,29 @@ class ResponseFormat(_Body):
                 param="response_format.json_schema.schema",
                 code="invalid_value",
             )
+        if _has_pattern(self.json_schema.schema_):
+            raise ApiError(
+                422,
+                "response_format.json_schema.schema: patterns are not taken; use an enum or a format",
+                param="response_format.json_schema.schema",
+                code="unsupported",
+            )
         return self.json_schema.schema_
+
+
+def _has_pattern(schema: Any) -> bool:
+    """Whether there is a regular expression in it. A short one that is made to hurt stops the event loop for seconds,
+    and every stream with it, while the engine turns it into a grammar."""
+    waiting = [schema]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            if isinstance(node.get("pattern"), str) or isinstance(node.get("patternProperties"), dict):
+                return True
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
+    return False
 
 
 class ChatRequest(_Body):

@@ -109,6 +109,8 @@ def nested(depth: int) -> dict[str, Any]:
         ({"type": "json_schema"}, 422, "response_format.json_schema"),
         ({"type": "json_schema", "json_schema": {"name": "x"}}, 422, "response_format.json_schema.schema"),
         (schema({"description": "x" * 20_000}), 422, "response_format.json_schema.schema"),
+        (schema({"prefixItems": [{"pattern": "(a{900}|b)"}]}), 422, "response_format.json_schema.schema"),
+        (schema({"patternProperties": {"^a": {}}}), 422, "response_format.json_schema.schema"),
         (schema({"type": "integer", "multipleOf": 3}), 400, "response_format"),
         (schema({"$ref": "#/$defs/nowhere"}), 400, "response_format"),
         (schema(nested(80)), 400, "response_format"),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.chat_request import ChatRequest
+from server.chat_request import ChatRequest, ResponseFormat
 from server.errors import ApiError
 from server.wire import ChunkWriter, parse
 
@@ -77,6 +77,21 @@ def test_any_json_is_a_request_or_a_422(body: Any) -> None:
     except ApiError as error:
         if error.status != 422:
             raise
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [{"pattern": "a"}, {"items": [{"patternProperties": {"^a": {}}}]}, {"properties": {"x": {"pattern": "a"}}}],
+)
+def test_patterns_are_refused_wherever_they_stand(schema: Any) -> None:
+    asked = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    with pytest.raises(ApiError, match="patterns are not taken"):
+        parse(ResponseFormat, asked).constraint()
+
+
+def test_a_property_may_be_called_pattern() -> None:
+    schema = {"properties": {"pattern": {"type": "string"}}, "enum": ["pattern"]}
+    assert parse(ResponseFormat, {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}).constraint()
 
 
 def test_images_are_refused_by_name() -> None:
