@@ -19,7 +19,7 @@ demo: install ## Watch simulated raters teach a fresh kudos, and the proof that 
 	@exec $(KUDOS) demo
 
 test: install-dev ## All tests, with real engines, databases and browsers
-	$(PYTHON) -m pytest $(TEST_ARGS)
+	$(PYTHON) -m pytest -n 2 --dist loadgroup $(TEST_ARGS)
 
 check: install-dev ## Style, types, arrows and quick tests; under two minutes
 	$(PYTHON) -m ruff check .

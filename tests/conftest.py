@@ -1,5 +1,6 @@
-"""Fixtures that several folders of tests share."""
+"""Fixtures that several folders of tests share, and how the tests are shared out between two processes."""
 
+import pytest
 from hypothesis import settings
 
 pytest_plugins = ["tests.fixtures_postgres"]
@@ -7,3 +8,13 @@ pytest_plugins = ["tests.fixtures_postgres"]
 # A first call that loads torch's kernels, or a busy machine, is slow and not wrong.
 settings.register_profile("kudos", deadline=None)
 settings.load_profile("kudos")
+
+HEAVY = {"engine", "browser", "postgres", "slow"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts engines, browsers and databases runs in one process, one after another, each started once; the rest
+    runs beside it."""
+    for item in items:
+        if HEAVY & {mark.name for mark in item.iter_markers()}:
+            item.add_marker(pytest.mark.xdist_group("heavy"))
