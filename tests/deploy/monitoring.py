@@ -28,13 +28,18 @@ _NAME = re.compile(r"\b(?:kudos|vllm)[_:][a-zA-Z0-9_:]+|\bup\b")
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
+def _groups() -> list[dict[str, Any]]:
+    files = (yaml.safe_load((PROMETHEUS / name).read_text()) for name in ("recording.yml", "alerts.yml"))
+    return [group for file in files for group in file["groups"]]
+
+
+def groups() -> list[str]:
+    """Names, in the order in which one reads what another records."""
+    return [group["name"] for group in _groups()]
+
+
 def rules() -> list[dict[str, Any]]:
-    return [
-        rule
-        for name in ("recording.yml", "alerts.yml")
-        for group in yaml.safe_load((PROMETHEUS / name).read_text())["groups"]
-        for rule in group["rules"]
-    ]
+    return [rule for group in _groups() for rule in group["rules"]]
 
 
 def alerts() -> list[dict[str, Any]]:
