@@ -142,6 +142,9 @@ for _track in TRACKS:
     harm_flags_total.labels(_track)
 for _reason in ("engine", "storage", "disconnected", "slow_reader", "drained"):
     stream_aborts_total.labels(_reason)
+for _unit in ("requests", "tokens"):
+    for _whose in ("key", "user"):
+        rate_limited_total.labels(_unit, _whose)
 for _phase in ("verify", "load", "prove"):
     policy_swap_seconds.labels(_phase)
 for _kind in ("adapter", "full"):

@@ -21,9 +21,6 @@ VLLM_METRICS = {
 }
 """vLLM's own, which a server around another engine does not have."""
 
-LATER_METRICS = {"kudos_rollout_sample_ratio_mismatch"}
-"""Of the statistics that watch over a rollout; a server exports them once it has those."""
-
 _NAME = re.compile(r"\b(?:kudos|vllm)[_:][a-zA-Z0-9_:]+|\bup\b")
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 
