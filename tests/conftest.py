@@ -12,6 +12,7 @@ settings.load_profile("kudos")
 HEAVY = {"engine", "browser", "postgres", "slow"}
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in this same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What starts engines, browsers and databases runs in one process, one after another, each started once; the rest
     runs beside it."""
