@@ -43,10 +43,13 @@ _SECURITY = {
 }
 
 
+MODULES = (chat, comparisons, replies, votes, conversations, me, operations, status)
+
+
 def make_app(services: Services) -> FastAPI:
     app = FastAPI(title="kudos", docs_url=None, redoc_url=None)  # its pages load scripts from elsewhere
     app.state.services = services
-    for module in (chat, comparisons, replies, votes, conversations, me, operations, status):
+    for module in MODULES:
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=WEB), name="static")
     app.mount("/", StaticFiles(directory=WEB, html=True), name="page")
