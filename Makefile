@@ -6,6 +6,8 @@ PYTHON := .venv/bin/python
 # Left to `make test`: real engines, browsers and database servers, and whatever takes long.
 QUICK := not engine and not browser and not postgres and not slow
 TEST_ARGS ?=
+# Where a container sets this, every process would compile torch and vLLM anew: half a minute each.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help run demo test check fmt clean constraints reference install install-dev
 
