@@ -28,13 +28,16 @@ Share = Annotated[float | None, typer.Option("--share", help="Share of users, ab
 
 
 def register(app: typer.Typer) -> None:
-    from deploy import rollout_cli  # which uses this module's helpers
+    from deploy import leaderboard_cli, rollout_cli  # which use this module's helpers
+
+    app.command("leaderboard")(leaderboard_cli.leaderboard)
 
     policy = typer.Typer(no_args_is_help=True, help="Look at policies: what they are, where they come from.")
     policy.command("list")(policy_list)
     policy.command("show")(policy_show)
     policy.command("verify")(policy_verify)
     policy.command("compare")(policy_compare)
+    policy.command("matchup")(policy_matchup)
     app.add_typer(policy, name="policy")
     rollout = typer.Typer(no_args_is_help=True, help="Decide which policy serves whom.")
     rollout.command("status")(rollout_status)
@@ -164,6 +167,38 @@ def policy_compare(
             if not dry_run:
                 with store.write() as session:
                     rollout.set_matchup(session, first, second, _actor())
+
+
+def policy_matchup(
+    versions: Annotated[list[str] | None, typer.Argument(help="Two policies; with --automatic, two or more.")] = None,
+    automatic: Annotated[
+        bool, typer.Option("--automatic", help="Draw the pair that the leaderboard knows least about, mostly.")
+    ] = False,
+    off: Annotated[bool, typer.Option("--off", help="Compare what serves, as before.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Which policies comparisons in chat draw from: two that are named, or pairs by what is known of them."""
+    from deploy import policies, rollout
+
+    named = versions or []
+    if off == bool(named or automatic) or (named and not automatic and len(named) != 2):
+        raise typer.BadParameter("name two policies, or say --automatic (with or without policies), or --off")
+    if off:
+        text = "Comparisons in chat draw from what serves: both arms in a canary, else one policy twice."
+    elif automatic:
+        text = f"Comparisons in chat draw pairs of {', '.join(named) or 'what replicas hold'}, least known first."
+    else:
+        text = f"Comparisons in chat draw from {named[0]} and {named[1]}, sides at random."
+    first, second = (named[0], named[1]) if named and not automatic else (None, None)
+    pool = named if automatic and named else None
+    with opened() as (store, _, console):
+        with store.read() as session:
+            for version in named:
+                policies.get(session, version)
+        if not dry_run:
+            with store.write() as session:
+                rollout.set_matchup(session, first, second, _actor(), automatic=automatic, versions=pool)
+        console.print(f"Would: {text}" if dry_run else text)
 
 
 def rollout_status(

@@ -72,7 +72,8 @@ class Wanted:
     salt: str  # of the hash that assigns users
     matchup: tuple[str, str] | None  # None: comparisons draw from the serving policy alone
     base: str  # the version whose weights the engine should hold
-    policies: dict[str, WantedPolicy] = field(default_factory=dict)  # every version named above
+    policies: dict[str, WantedPolicy] = field(default_factory=dict)  # every version named here
+    pool: tuple[str, ...] = ()  # comparisons draw pairs from these by what is known of them: see deploy.draws
 
     @property
     def adapters(self) -> list[str]:
@@ -105,10 +106,12 @@ def wanted(session: Session) -> Wanted:
     base = base_of(rows[stable])
     if candidate is not None and share >= 1.0:
         base = base_of(rows[candidate])
-    matchup = _matchup(session, stable, base)
-    for version in (base, *(matchup or ())):
+    newest = matchup(session)
+    pair, pool = _matchup(session, newest, stable, base), _pool(session, newest, list(rows), base)
+    for version in (base, *(pair or ()), *pool):
         rows.setdefault(version, get(session, version))
-    return Wanted(stable, candidate, share, salt, matchup, base, {v: _wanted_policy(p) for v, p in rows.items()})
+    held = {version: _wanted_policy(policy) for version, policy in rows.items()}
+    return Wanted(stable, candidate, share, salt, pair, base, held, pool)
 
 
 def current(session: Session) -> Rollout | None:
@@ -265,15 +268,43 @@ def plan_resume(session: Session) -> Plan:
     return _plan(session, rollout, Action.RESUME, rollout.share)
 
 
-def set_matchup(session: Session, first: str | None, second: str | None, actor: str) -> Matchup:
-    """Which two policies comparisons draw from; both None: what serves, against itself."""
-    for version in (first, second):
+def set_matchup(
+    session: Session,
+    first: str | None,
+    second: str | None,
+    actor: str,
+    *,
+    automatic: bool = False,
+    versions: Sequence[str] | None = None,
+) -> Matchup:
+    """Which two policies comparisons draw from; both None: what serves, against itself.
+
+    `automatic`: pairs of `versions` (None: of what replicas hold anyhow), chosen by what is known of them.
+    """
+    if automatic and (first is not None or second is not None):
+        raise RolloutRefused(
+            "a matchup is of two policies, or automatic; to draw from some policies only, name `versions`"
+        )
+    if versions is not None and (not automatic or len(set(versions)) < 2):
+        raise RolloutRefused("an automatic matchup draws from two policies or more; without `versions`, from all held")
+    for version in (first, second, *(versions or ())):
         if version is not None:
             get(session, version)
-    matchup = Matchup(first_version=first, second_version=second, actor=actor)
-    session.add(matchup)
+    row = Matchup(
+        first_version=first,
+        second_version=second,
+        actor=actor,
+        automatic=automatic,
+        versions=None if versions is None else list(dict.fromkeys(versions)),
+    )
+    session.add(row)
     session.flush()
-    return matchup
+    return row
+
+
+def matchup(session: Session) -> Matchup | None:
+    """The newest, which is the one that counts."""
+    return session.exec(select(Matchup).order_by(col(Matchup.id).desc()).limit(1)).first()
 
 
 def _next_state(state: RolloutState | None, action: Action) -> RolloutState:
@@ -345,13 +376,19 @@ def _stable_version(session: Session, rollout: Rollout | None) -> str:
     return base.version
 
 
-def _matchup(session: Session, stable: str, base: str) -> tuple[str, str] | None:
+def _matchup(session: Session, newest: Matchup | None, stable: str, base: str) -> tuple[str, str] | None:
     """A policy on other base weights cannot be compared live, so such a matchup waits."""
-    newest = session.exec(select(Matchup).order_by(col(Matchup.id).desc())).first()
     if newest is None or (newest.first_version is None and newest.second_version is None):
         return None
     pair = newest.first_version or stable, newest.second_version or stable
     return pair if all(base_of(get(session, version)) == base for version in pair) else None
+
+
+def _pool(session: Session, newest: Matchup | None, serving: Sequence[str], base: str) -> tuple[str, ...]:
+    if newest is None or not newest.automatic:
+        return ()
+    named = dict.fromkeys(newest.versions or (base, *serving))
+    return tuple(version for version in named if base_of(get(session, version)) == base)
 
 
 def _wanted_policy(policy: Policy) -> WantedPolicy:

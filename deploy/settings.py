@@ -40,6 +40,9 @@ class RolloutSettings(BaseSettings):
     net_votes_margin: float = Field(default=0.1, gt=0.0, le=1.0)
     """How many net votes (up less down) per reply may be lost, over all users, and still count as no worse."""
 
+    uniform_pairs: float = Field(default=0.2, gt=0.0, le=1.0)
+    """Of an automatic matchup's comparisons, the part that is drawn from all pairs alike."""
+
     alpha: float = Field(default=0.05, gt=0.0, lt=0.5)
     """The chance that a candidate which is as good as the stable policy is ever rolled back, in a whole rollout."""
 

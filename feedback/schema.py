@@ -159,10 +159,11 @@ class Reply(SQLModel, table=True):
     mixed_versions: list[str] | None = Field(
         default=None, sa_column=Column(JSON(none_as_null=True))
     )  # set: never trained on
-    arm: str = "stable"  # stable, canary, left, right, imported
+    arm: str = "stable"  # stable, canary, shadow, left, right, imported
     propensity: float = 1.0  # the probability with which the arm was chosen
-    source: str = "chat"  # chat, or the name of an import
+    source: str = "chat"  # chat, shadow (nobody saw it), or the name of an import
     replica_id: str | None = None  # the server that generates it
+    refused: bool | None = None  # its text refuses to answer: see feedback.refusals; None: nobody looked
 
 
 class Comparison(SQLModel, table=True):
@@ -268,13 +269,17 @@ class RolloutEvent(SQLModel, table=True):
 
 
 class Matchup(SQLModel, table=True):
-    """Which two policies comparisons draw from; the newest row counts. Both empty: what serves, against itself."""
+    """Which policies comparisons draw from; the newest row counts. All empty: what serves, against itself."""
 
     __tablename__ = "matchup"
 
     id: int | None = Field(default=None, primary_key=True)
     first_version: str | None = None
     second_version: str | None = None
+    automatic: bool = False  # pairs are drawn by what is known of their strengths, from `versions`
+    versions: list[str] | None = Field(
+        default=None, sa_column=Column(JSON(none_as_null=True))
+    )  # None: what replicas hold anyhow
     actor: str
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 

@@ -23,6 +23,7 @@ from server.app import make_app
 from server.engine import Engine
 from server.errors import BadConfiguration
 from server.identity import Identities, cookie_secret, ensure_operator_key, live_keys
+from server.pairing import Draws
 from server.prompts import Prompts
 from server.residency import Residency
 from server.services import Services
@@ -77,12 +78,15 @@ async def serving(
             browsers=settings.on_loopback,
             secure_cookies=settings.secure_cookies,
         )
-        services = Services(settings, store, ledger, engine, prompts, identities, residency, plan)
-        supervision = asyncio.create_task(supervise(store, residency, plan)) if plan.watch else None
+        draws = Draws(store, residency, plan)
+        services = Services(settings, store, ledger, engine, prompts, identities, residency, plan, draws)
+        watching = {asyncio.create_task(draws.keep_fresh())}
+        if plan.watch:
+            watching.add(asyncio.create_task(supervise(store, residency, plan)))
         yield make_app(services), services
-        if supervision is not None:
-            supervision.cancel()
-            await asyncio.wait({supervision})
+        for task in watching:
+            task.cancel()
+        await asyncio.wait(watching)
         await services.finish_background()
         await residency.close()
     finally:

@@ -25,6 +25,7 @@ from server.prompts import Prompts
 from server.settings import Settings
 
 if TYPE_CHECKING:
+    from server.pairing import Draws
     from server.residency import Residency
     from server.turn import Turn
 
@@ -41,6 +42,7 @@ class Services:
     identities: Identities
     residency: Residency
     plan: RolloutSettings  # by which rollouts are judged
+    draws: Draws  # of pairs, where a matchup is automatic
     streams: Counter[str] = field(default_factory=Counter)  # user: replies being generated
     live: set[Turn] = field(default_factory=set)
     draining: bool = False

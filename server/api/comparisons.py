@@ -54,7 +54,7 @@ async def open_duel(services: Services, user_id: str, body: ChatRequest, allowan
     await services.residency.settled()
     check_room(services, user_id, replies=2)
     residency = services.residency
-    drawn = pair(user_id, residency.wanted, residency.held, residency.serving, _draw)
+    drawn = pair(user_id, residency.wanted, residency.held, residency.serving, _draw, odds=services.draws.odds())
     other = replace(question, sampling=question.sampling.variant(1))
     left = Turn(services, question, Assignment(drawn.left, "left", drawn.propensity))
     right = Turn(services, other, Assignment(drawn.right, "right", drawn.propensity))

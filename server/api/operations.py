@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlmodel import Session, col, select
 
 from deploy import controller, policies, replicas, rollout
+from deploy.leaderboard import By, board, choices_of
 from feedback.schema import Matchup, Policy, Rollout, TrainingRun
 from server.errors import ApiError
 from server.identity import Scope
-from server.leaderboard import standings
 from server.services import Services, services_of
 from server.wire import parse, read_json
 
@@ -45,6 +45,8 @@ class StepBody(ReasonBody):
 class MatchupBody(_Body):
     first_version: str | None = None
     second_version: str | None = None
+    automatic: bool = False
+    versions: list[str] | None = None
 
 
 @router.get("/policies")
@@ -132,11 +134,7 @@ async def get_matchup(request: Request) -> dict[str, Any]:
     services = services_of(request)
     await services.identity(request, Scope.OPERATOR)
 
-    def read(session: Session) -> dict[str, Any]:
-        row = session.exec(select(Matchup).order_by(col(Matchup.id).desc()).limit(1)).first()
-        return _matchup(services, row)
-
-    return await services.read(read)
+    return await services.read(lambda session: _matchup(services, rollout.matchup(session)))
 
 
 @router.put("/matchup")
@@ -144,8 +142,22 @@ async def put_matchup(request: Request) -> dict[str, Any]:
     services = services_of(request)
     identity = await services.identity(request, Scope.OPERATOR)
     body = await _asked(request, MatchupBody)
+    if len(body.versions or ()) > services.settings.max_loras:
+        raise ApiError(
+            422,
+            f"at most {services.settings.max_loras} policies can be held at once (KUDOS_MAX_LORAS)",
+            param="versions",
+            code="invalid_value",
+        )
     await services.write(
-        lambda session: rollout.set_matchup(session, body.first_version, body.second_version, identity.actor)
+        lambda session: rollout.set_matchup(
+            session,
+            body.first_version,
+            body.second_version,
+            identity.actor,
+            automatic=body.automatic,
+            versions=body.versions,
+        )
     )
     services.residency.nudge()
     return await get_matchup(request)
@@ -174,10 +186,18 @@ async def request_training_run(request: Request) -> dict[str, Any]:
 
 
 @router.get("/leaderboard")
-async def leaderboard(request: Request) -> dict[str, Any]:
+async def get_leaderboard(request: Request, by: By = By.POLICY) -> dict[str, Any]:
     services = services_of(request)
     await services.identity(request, Scope.OPERATOR)
-    return {"object": "list", "data": await services.read(standings)}
+    choices = await services.read(lambda session: choices_of(session, by))
+    pool, odds = services.draws.pool, services.draws.odds()
+    pairs = [{"first": first, "second": second, "probability": p} for (first, second), p in odds.items()]
+    return {
+        "object": "leaderboard",
+        "by": by,
+        **await asyncio.to_thread(board, choices),
+        "draws": {"automatic": bool(services.residency.wanted.pool), "held": pool, "pairs": pairs},
+    }
 
 
 async def _asked(request: Request, kind: type[Any]) -> Any:
@@ -239,11 +259,14 @@ def _wanted(services: Services) -> dict[str, Any]:
 
 def _matchup(services: Services, row: Matchup | None) -> dict[str, Any]:
     first, second = (row.first_version, row.second_version) if row else (None, None)
-    held = services.residency.held
+    automatic, held = bool(row and row.automatic), services.residency.held
+    named = (row.versions if row and row.versions else services.residency.wanted.pool) if automatic else (first, second)
     return {
         "object": "matchup",
         "first_version": first,
         "second_version": second,
-        # Whether this replica draws from it already: both must be loaded and proved.
-        "ready": all(version is None or version in held for version in (first, second)),
+        "automatic": automatic,
+        "versions": row.versions if row else None,
+        # Whether this replica draws from it already: all must be loaded and proved.
+        "ready": all(version is None or version in held for version in named),
     }

@@ -209,6 +209,18 @@ def test_compare_and_the_live_matchup(home: list[str]) -> None:
     assert json.loads(kudos("rollout", "status", "--json").output)["matchup"] == home[1:3]
 
 
+def test_the_matchup_command(home: list[str]) -> None:
+    for wrong in ([], [home[1]], ["--off", home[1], home[2]], ["--off", "--automatic"]):
+        assert "name two policies" in kudos("policy", "matchup", *wrong, code=2).stderr
+    assert "there is no policy 'v99" in kudos("policy", "matchup", home[1], "v99-00000000", code=1).stderr
+    assert "Would: Comparisons" in kudos("policy", "matchup", *home[1:3], "--dry-run").output
+    assert json.loads(kudos("rollout", "status", "--json").output)["matchup"] is None
+    kudos("policy", "matchup", *home[1:3])
+    assert json.loads(kudos("rollout", "status", "--json").output)["matchup"] == home[1:3]
+    assert "least known first" in kudos("policy", "matchup", "--automatic", *home[1:3]).output
+    kudos("policy", "matchup", "--off")
+
+
 def test_status_shows_replicas_and_their_problems(home: list[str]) -> None:
     store = open_store(Settings())
     with store.write() as session:

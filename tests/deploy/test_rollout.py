@@ -237,6 +237,27 @@ def test_matchups(store: Store, versions: list[str]) -> None:
         rollout.set_matchup(session, "v99-00000000", None, "ada")
 
 
+def test_an_automatic_matchup_names_what_is_drawn_from(store: Store, versions: list[str]) -> None:
+    base, first, second, full = versions[:4]
+    in_one(store, lambda s: rollout.set_matchup(s, None, None, "ada", automatic=True))
+    assert now_wanted(store).pool == (base,)
+    in_one(store, lambda s: rollout.start(s, first, 0.25, "ada"))
+    assert now_wanted(store).pool == (base, first), "what replicas hold anyhow"
+    in_one(store, lambda s: rollout.set_matchup(s, None, None, "ada", automatic=True, versions=[second, full, base]))
+    wanted = now_wanted(store)
+    assert wanted.pool == (second, base), "a policy on other weights waits until they are there"
+    assert sorted(wanted.adapters) == [first, second]
+    for bad in (
+        {"first": first, "automatic": True},
+        {"versions": [first, base]},
+        {"automatic": True, "versions": [base]},
+    ):
+        with store.write() as session, pytest.raises(errors.RolloutRefused):
+            rollout.set_matchup(session, bad.pop("first", None), None, "ada", **bad)  # type: ignore[arg-type]
+    in_one(store, lambda s: rollout.set_matchup(s, None, None, "ada"))
+    assert now_wanted(store).pool == ()
+
+
 def test_the_table_has_no_way_out_of_rolled_back() -> None:
     assert {state for state, _ in TRANSITIONS} == {None, RolloutState.CANARY, RolloutState.PROMOTED}
     assert {action for _, action in TRANSITIONS} == set(Action)
