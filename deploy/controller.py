@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from sqlmodel import Session
 
 from deploy import rollout
-from deploy.decision import Decision, Evidence, Verdict, decide
+from deploy.decision import Decision, Verdict, decide
 from deploy.evidence import gather
 from deploy.locking import alone
+from deploy.observed import Evidence
 from deploy.settings import RolloutSettings
 from feedback.schema import RolloutState
 from feedback.store import Store

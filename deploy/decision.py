@@ -21,52 +21,27 @@ from typing import Any
 
 import numpy as np
 
-from deploy import sequential
+from deploy import guardrails, sequential
+from deploy.guardrails import Guardrail
+from deploy.observed import Evidence, Served
 from deploy.sequential import Interval
 from deploy.settings import RolloutSettings
 
-ALPHA_PARTS = {"win_rate": 0.3, "net_votes": 0.3, "errors": 0.15, "harmful_flags": 0.15, "sample_ratio": 0.1}
-"""Of the plan's alpha; each guardrail spends its own."""
+ALPHA_PARTS = {
+    "win_rate": 0.25,
+    "net_votes": 0.25,
+    "errors": 0.15,
+    "harmful_flags": 0.15,
+    "sample_ratio": 0.06,
+    "first_token": 0.02,
+    "per_token": 0.02,
+    "length": 0.06,  # both ways
+    "refusals": 0.04,
+}
+"""Of the plan's alpha; each guardrail spends its own, and together they spend all of it."""
 
 WIN_RATE_SCALE, NET_VOTES_SCALE = 0.1, 0.2
 """The effects that the intervals are tightest for: ten people in a hundred change their mind."""
-
-
-@dataclass(frozen=True)
-class Served:
-    """One user, in one arm, in one step (named by its share): what they were served by themselves, and said of it."""
-
-    user: str
-    candidate: bool
-    share: float
-    replies: int  # that can be voted on
-    up: int = 0
-    down: int = 0
-    failed: int = 0
-    harmful: int = 0
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One user's choices between the two policies, from the candidate's side. `level`: a tie, or both bad."""
-
-    user: str
-    won: int
-    lost: int
-    level: int
-
-
-@dataclass(frozen=True)
-class Evidence:
-    candidate: str
-    stable: str
-    share: float
-    last_event_id: int
-    minutes: float  # since the last event: a start, an advance, a hold or the end of one
-    step_votes: int
-    held: str = ""  # by whom and why; empty: by nobody
-    served: Sequence[Served] = ()
-    compared: Sequence[Compared] = ()
 
 
 class Verdict(StrEnum):
@@ -115,6 +90,7 @@ class Decision:
     share: float  # of users for the candidate, when the decision has been carried out
     measures: list[Measure] = field(default_factory=list)
     alarms: list[Alarm] = field(default_factory=list)
+    guardrails: list[Guardrail] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -124,11 +100,13 @@ def decide(evidence: Evidence, plan: RolloutSettings) -> Decision:
     following = next((step for step in plan.steps if step > evidence.share), None)
     measures = _measures(evidence, plan, following or 1.0)
     alarms = _alarms(evidence, plan)
+    limits = guardrails.guardrails(evidence.served, plan, ALPHA_PARTS)
 
     def decision(verdict: Verdict, reason: str, share: float) -> Decision:
-        return Decision(verdict, reason, share, measures, alarms)
+        return Decision(verdict, reason, share, measures, alarms, limits)
 
     bad = [_said_of(alarm) for alarm in alarms if alarm.raised]
+    bad += [guardrails.said_of(limit) for limit in limits if limit.raised]
     bad += [
         f"{_words(m.name)} {m.estimate:.3f} is worse than {m.neutral:g}: its upper bound is {m.upper:.3f}"
         for m in measures

@@ -9,15 +9,18 @@ probability of that arm, which is the step's share or the rest. Replies written 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import and_, case, func, or_, select
+from sqlalchemy import FromClause, and_, case, func, or_, select
 from sqlmodel import Session
 
 from deploy import rollout
-from deploy.decision import Compared, Evidence, Served
+from deploy.guardrails import FIRST_TOKEN_SECONDS, PER_TOKEN_SECONDS
+from deploy.observed import Compared, Evidence, Manner, Served
+from feedback.packing import BYTES_PER_ID
 from feedback.samples import ended_well
 from feedback.schema import Comparison, Reply, ReplyState, Rollout, RolloutEvent, TargetKind, now
-from feedback.statements import table
+from feedback.statements import seconds_between, table
 from feedback.verdicts import effective_vote
 
 _CANARY, _STABLE = "canary", "stable"
@@ -58,7 +61,7 @@ def _served(session: Session, row: Rollout) -> list[Served]:
         vote.c.user_id == reply.c.user_id,
         ~vote.c.quarantined,
     )
-    can_be_voted_on = ended_well(reply)
+    can_be_voted_on, manner = ended_well(reply), _manner(reply)
     statement = (
         select(
             reply.c.user_id,
@@ -69,6 +72,7 @@ def _served(session: Session, row: Rollout) -> list[Served]:
             func.count().filter(and_(can_be_voted_on, vote.c.thumb == "down")),
             func.count().filter(reply.c.state == ReplyState.FAILED.value),
             func.count().filter(vote.c.harmful),
+            *manner,
         )
         .select_from(reply.outerjoin(vote, own))
         .where(
@@ -81,9 +85,38 @@ def _served(session: Session, row: Rollout) -> list[Served]:
         .order_by(reply.c.user_id, reply.c.arm, reply.c.propensity)
     )
     return [
-        Served(user, arm == _CANARY, round(propensity if arm == _CANARY else 1.0 - propensity, _DIGITS), *counts)
+        Served(
+            user,
+            arm == _CANARY,
+            round(propensity if arm == _CANARY else 1.0 - propensity, _DIGITS),
+            *counts[: -len(manner)],
+            manner=Manner(*counts[-len(manner) :]),
+        )
         for user, arm, propensity, *counts in session.execute(statement)
     ]
+
+
+def _manner(reply: FromClause) -> list[Any]:
+    """The fields of `Manner`, over replies that ended as one policy's: empty ones too, which nobody votes on."""
+    ended = and_(
+        reply.c.state.in_([ReplyState.COMPLETE.value, ReplyState.STOPPED.value]), reply.c.mixed_versions.is_(None)
+    )
+    tokens = func.coalesce(func.length(reply.c.token_ids) // BYTES_PER_ID, 0)
+    began = and_(ended, reply.c.first_token_at.is_not(None))
+    first = _log_seconds(seconds_between(reply.c.created_at, reply.c.first_token_at), FIRST_TOKEN_SECONDS)
+    rest = seconds_between(reply.c.first_token_at, reply.c.finished_at) / func.nullif(tokens - 1, 0)
+    return [
+        func.count().filter(ended),
+        func.avg(first).filter(began),
+        func.avg(_log_seconds(rest, PER_TOKEN_SECONDS)).filter(and_(began, tokens > 1)),
+        func.avg(func.ln(1.0 + tokens)).filter(and_(ended, reply.c.token_ids.is_not(None))),
+        func.avg(case((reply.c.refused, 1.0), else_=0.0)).filter(and_(ended, reply.c.refused.is_not(None))),
+    ]
+
+
+def _log_seconds(seconds: Any, between: tuple[float, float]) -> Any:
+    low, high = between
+    return func.ln(case((seconds < low, low), (seconds > high, high), else_=seconds))
 
 
 def _compared(session: Session, row: Rollout, step_began: datetime) -> tuple[list[Compared], int]:

@@ -96,6 +96,19 @@ def print_look(console: Console, look: Look, plan: RolloutSettings) -> None:
             str(m.users) if known else "",
         )
     console.print(measures)
+    limits = Table("what must not get much worse", "candidate", "always-valid bounds", "allowed", "users")
+    for g in decision.guardrails:
+        number = "{:.2f} times" if g.ratio else "{:+.1%}"
+        known = g.estimate is not None
+        lowest = "" if g.lowest is None else f"{number.format(g.lowest)} to "
+        limits.add_row(
+            g.what,
+            number.format(g.estimate) if known else "too few users",
+            f"[{number.format(g.lower)}, {number.format(g.upper)}]" if known else "",
+            f"{lowest}{number.format(g.highest)}" + ("" if lowest else " at most"),
+            str(g.users) if known else "",
+        )
+    console.print(limits)
     alarms = Table("users who", "of them the candidate's", "at a share of", "p, always valid", "alarm below")
     for alarm in decision.alarms:
         alarms.add_row(

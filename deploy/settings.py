@@ -40,6 +40,18 @@ class RolloutSettings(BaseSettings):
     net_votes_margin: float = Field(default=0.1, gt=0.0, le=1.0)
     """How many net votes (up less down) per reply may be lost, over all users, and still count as no worse."""
 
+    first_token_ratio: float = Field(default=1.5, gt=1.0)
+    """A candidate that is shown to take more than so many times as long to its first token is rolled back."""
+
+    per_token_ratio: float = Field(default=1.5, gt=1.0)
+    """The same for the time of each further token."""
+
+    length_ratio: float = Field(default=1.25, gt=1.0)
+    """The same for replies that are more than so many times as long, or so many times as short."""
+
+    refusals_margin: float = Field(default=0.05, gt=0.0, le=1.0)
+    """The same for refusals, as a share of replies more than the stable policy's."""
+
     uniform_pairs: float = Field(default=0.2, gt=0.0, le=1.0)
     """Of an automatic matchup's comparisons, the part that is drawn from all pairs alike."""
 

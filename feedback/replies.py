@@ -14,6 +14,7 @@ from sqlmodel import SQLModel
 
 from feedback.errors import IllegalTransition, UnknownTarget, UserErased
 from feedback.packing import pack_ids, pack_logprobs
+from feedback.refusals import refuses
 from feedback.schema import Comparison, Conversation, Replica, Reply, ReplyState, User, now
 from feedback.statements import columns, insert_ignore, insert_many, table
 from feedback.tombstones import erased_among
@@ -106,7 +107,12 @@ def finish_reply(
     if token_ids is not None and logprobs is not None and len(token_ids) != len(logprobs):
         raise ValueError(f"{len(token_ids)} token ids but {len(logprobs)} logprobs")
     text = storable(text)
-    values: dict[str, Any] = {"state": str(state), "text": text, "finished_at": finished_at or now()}
+    values: dict[str, Any] = {
+        "state": str(state),
+        "text": text,
+        "finished_at": finished_at or now(),
+        "refused": refuses(text),
+    }
     optional = {
         "token_ids": None if token_ids is None else pack_ids(token_ids),
         "logprobs": None if logprobs is None else pack_logprobs(logprobs),

@@ -49,6 +49,7 @@ stream_aborts_total = Counter("kudos_chat_stream_aborts_total", "Replies that di
 tokens_total = Counter("kudos_chat_tokens_total", "Tokens, by type: prompt, cached, reply.", ["type"])
 replies_total = Counter("kudos_chat_replies_total", "Replies, by how they ended.", ["track", "state"])
 
+refusals_total = Counter("kudos_chat_refusals_total", "Replies whose words refuse to answer.", ["track"])
 rate_limited_total = Counter(
     "kudos_chat_rate_limited_total",
     "Requests refused because a minute's worth was used up, by unit (requests, tokens) and whose (key, user).",
@@ -89,6 +90,11 @@ rollout_share_ratio = Gauge("kudos_rollout_share_ratio", "Share of users that ea
 rollout_effect = Gauge(
     "kudos_rollout_effect",
     "How much better the candidate is than the stable policy, by measure: 0 where they are alike, NaN while unknown.",
+    ["metric", "bound"],
+)
+rollout_guardrail = Gauge(
+    "kudos_rollout_guardrail",
+    "Times, length and refusals of the candidate: over the stable policy's, refusals less it. NaN while unknown.",
     ["metric", "bound"],
 )
 rollout_sample_ratio_mismatch = Gauge(
@@ -140,6 +146,7 @@ training_measures = {
 # What has not happened yet is 0 from the start: the first time it does, an increase is seen.
 for _track in TRACKS:
     harm_flags_total.labels(_track)
+    refusals_total.labels(_track)
 for _reason in ("engine", "storage", "disconnected", "slow_reader", "drained"):
     stream_aborts_total.labels(_reason)
 for _unit in ("requests", "tokens"):

@@ -22,6 +22,7 @@ from feedback.errors import FeedbackError, StorageError, UnknownTarget
 from feedback.ids import new_id, prompt_digest
 from feedback.ledger import begin_reply, ensure_conversation, ensure_user, finish_reply
 from feedback.packing import pack_ids
+from feedback.refusals import refuses
 from feedback.schema import Reply, ReplyState, now
 from server import metrics
 from server.engine import Chunk, Sampling
@@ -274,6 +275,7 @@ class Turn:
     def _measure(self, state: ReplyState) -> None:
         track, tokens = self.track, len(self.token_ids)
         metrics.replies_total.labels(track, state.value).inc()
+        metrics.refusals_total.labels(track).inc(refuses(self.text))
         metrics.request_duration_seconds.labels(track).observe(time.perf_counter() - self._started)
         metrics.reply_tokens.labels(track).observe(tokens)
         if tokens > 1:

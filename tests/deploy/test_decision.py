@@ -6,8 +6,9 @@ from itertools import product
 import pytest
 from pydantic import ValidationError
 
-from deploy.decision import ALPHA_PARTS, Compared, Decision, Evidence, Served, Standing, Verdict, decide
+from deploy.decision import ALPHA_PARTS, Decision, Standing, Verdict, decide
 from deploy.errors import BadPlan
+from deploy.observed import Compared, Evidence, Served
 from deploy.settings import RolloutSettings, read_plan
 
 PLAN = RolloutSettings(min_minutes=30, min_votes=50)
@@ -129,7 +130,9 @@ def test_users_who_are_missing_from_an_arm_go_back() -> None:
 def test_every_guardrail_spends_its_own_part_of_alpha() -> None:
     assert sum(ALPHA_PARTS.values()) == pytest.approx(1.0)
     decision = decide(evidence(), PLAN)
-    assert {each.name for each in (*decision.measures, *decision.alarms)} == set(ALPHA_PARTS)
+    found = (*decision.measures, *decision.alarms, *decision.guardrails)
+    assert {each.name for each in found} == set(ALPHA_PARTS)
+    assert len(found) == len(ALPHA_PARTS)
     for alarm in decision.alarms:
         assert alarm.alpha == pytest.approx(PLAN.alpha * ALPHA_PARTS[alarm.name])
 

@@ -36,6 +36,7 @@ FAMILIES = {
     "kudos_chat_stream_aborts": ("counter", {"reason"}),
     "kudos_chat_tokens": ("counter", {"type"}),
     "kudos_chat_replies": ("counter", {"track", "state"}),
+    "kudos_chat_refusals": ("counter", {"track"}),
     "kudos_chat_rate_limited": ("counter", {"unit", "whose"}),
     "kudos_feedback_votes": ("counter", {"kind", "value", "track", "result"}),
     "kudos_feedback_vote_delay_seconds": ("histogram", set()),
@@ -75,6 +76,7 @@ FAMILIES = {
 }
 OF_A_ROLLOUT = {
     "kudos_rollout_effect": ("gauge", {"metric", "bound"}),
+    "kudos_rollout_guardrail": ("gauge", {"metric", "bound"}),
     "kudos_rollout_decisions": ("counter", {"decision"}),
 }
 """Silent while there is none: tests/server/test_supervision.py."""
