@@ -23,7 +23,7 @@ import numpy as np
 
 from deploy import guardrails, sequential
 from deploy.guardrails import Guardrail
-from deploy.observed import Evidence, Served
+from deploy.observed import SHADOW, Evidence, Served
 from deploy.sequential import Interval
 from deploy.settings import RolloutSettings
 
@@ -114,9 +114,11 @@ def decide(evidence: Evidence, plan: RolloutSettings) -> Decision:
     ]
     if bad:
         return decision(Verdict.ROLL_BACK, "; ".join(bad), 0.0)
-    missing = _missing(evidence, plan, measures)
+    missing = _missing(evidence, plan, measures, limits)
     if missing:
         return decision(Verdict.HOLD, "; ".join(missing), evidence.share)
+    if evidence.in_shadow:
+        return decision(Verdict.ADVANCE, "nothing that was measured in shadow is beyond its limit", following or 1.0)
     known = [m for m in measures if m.standing is Standing.NO_WORSE]
     shown = "; ".join(f"{_words(m.name)} {m.estimate:.3f}, at least {m.lower:.3f}" for m in known)
     if following is None:
@@ -124,11 +126,15 @@ def decide(evidence: Evidence, plan: RolloutSettings) -> Decision:
     return decision(Verdict.ADVANCE, f"no worse than {evidence.stable}: {shown}", following)
 
 
-def _missing(evidence: Evidence, plan: RolloutSettings, measures: Sequence[Measure]) -> list[str]:
+def _missing(
+    evidence: Evidence, plan: RolloutSettings, measures: Sequence[Measure], limits: Sequence[Guardrail]
+) -> list[str]:
     """Why not go on; empty: nothing stands against it."""
     missing = [evidence.held] if evidence.held else []
     if evidence.minutes < plan.min_minutes:
         missing.append(f"{evidence.minutes:.0f} of {plan.min_minutes:g} minutes")
+    if evidence.in_shadow:
+        return missing + _missing_in_shadow(evidence, plan, limits)
     if evidence.step_votes < plan.min_votes:
         missing.append(f"{evidence.step_votes} of {plan.min_votes} votes on this step")
     missing += [
@@ -138,6 +144,17 @@ def _missing(evidence: Evidence, plan: RolloutSettings, measures: Sequence[Measu
     ]
     if all(m.standing is Standing.TOO_FEW_USERS for m in measures):
         missing.append(f"nothing to compare: fewer than {sequential.MIN_USERS} users in an arm")
+    return missing
+
+
+def _missing_in_shadow(evidence: Evidence, plan: RolloutSettings, limits: Sequence[Guardrail]) -> list[str]:
+    """Nobody votes there: replies stand for votes, and the guardrails for what users say."""
+    given = [row.manner.replies + row.failed for row in evidence.served if row.candidate and row.share == SHADOW]
+    missing = []
+    if sum(given) < plan.shadow_replies:
+        missing.append(f"{sum(given)} of {plan.shadow_replies} replies in shadow")
+    if all(limit.estimate is None for limit in limits):
+        missing.append(f"nothing to compare: {len(given)} of {sequential.MIN_USERS} users were answered in shadow too")
     return missing
 
 
@@ -190,7 +207,7 @@ def _alarms(evidence: Evidence, plan: RolloutSettings) -> list[Alarm]:
     return [
         alarm("errors", sequential.excess, lambda row: row.failed > 0),
         alarm("harmful_flags", sequential.excess, lambda row: row.harmful > 0),
-        alarm("sample_ratio", sequential.mismatch, lambda row: True),
+        alarm("sample_ratio", sequential.mismatch, lambda row: row.share != SHADOW),
     ]
 
 
@@ -205,9 +222,10 @@ def _worst_step(
     alarms = []
     for k, share in enumerate(shares, 1):
         users = [row.candidate for row in rows if row.share == share]
-        log_evidence = float(test(sum(users), len(users), share)) - math.log(k * (k + 1))
+        expected = 0.5 if share == SHADOW else share  # there each user is in both arms
+        log_evidence = float(test(sum(users), len(users), expected)) - math.log(k * (k + 1))
         p_value = math.exp(-max(log_evidence, 0.0))
-        alarms.append(Alarm(name, share, sum(users), len(users), p_value, alpha, raised=p_value <= alpha))
+        alarms.append(Alarm(name, expected, sum(users), len(users), p_value, alpha, raised=p_value <= alpha))
     return min(alarms, key=lambda each: (each.p_value, -each.share), default=Alarm(name, alpha=alpha))
 
 

@@ -16,9 +16,10 @@ from sqlmodel import Session
 
 from deploy import rollout
 from deploy.guardrails import FIRST_TOKEN_SECONDS, PER_TOKEN_SECONDS
-from deploy.observed import Compared, Evidence, Manner, Served
+from deploy.observed import SHADOW, Compared, Evidence, Manner, Served
 from feedback.packing import BYTES_PER_ID
 from feedback.samples import ended_well
+from feedback.schema import SHADOW as SHADOW_SOURCE
 from feedback.schema import Comparison, Reply, ReplyState, Rollout, RolloutEvent, TargetKind, now
 from feedback.statements import seconds_between, table
 from feedback.verdicts import effective_vote
@@ -31,7 +32,7 @@ def gather(session: Session, row: Rollout, at: datetime | None = None) -> Eviden
     """Everything since the rollout began; of a rollout in canary."""
     last = rollout.last_event(session, row)
     step = rollout.step_began(session, row)
-    served = _served(session, row)
+    served = [*_shadowed(session, row), *_served(session, row)]
     compared, recent = _compared(session, row, step)
     thumbs = sum(each.up + each.down for each in served if each.share == round(row.share, _DIGITS))
     return Evidence(
@@ -61,7 +62,7 @@ def _served(session: Session, row: Rollout) -> list[Served]:
         vote.c.user_id == reply.c.user_id,
         ~vote.c.quarantined,
     )
-    can_be_voted_on, manner = ended_well(reply), _manner(reply)
+    can_be_voted_on = ended_well(reply)
     statement = (
         select(
             reply.c.user_id,
@@ -72,7 +73,7 @@ def _served(session: Session, row: Rollout) -> list[Served]:
             func.count().filter(and_(can_be_voted_on, vote.c.thumb == "down")),
             func.count().filter(reply.c.state == ReplyState.FAILED.value),
             func.count().filter(vote.c.harmful),
-            *manner,
+            *_manner(reply),
         )
         .select_from(reply.outerjoin(vote, own))
         .where(
@@ -89,11 +90,38 @@ def _served(session: Session, row: Rollout) -> list[Served]:
             user,
             arm == _CANARY,
             round(propensity if arm == _CANARY else 1.0 - propensity, _DIGITS),
-            *counts[: -len(manner)],
-            manner=Manner(*counts[-len(manner) :]),
+            replies,
+            up=up,
+            down=down,
+            failed=failed,
+            harmful=harmful,
+            manner=Manner(*means),
         )
-        for user, arm, propensity, *counts in session.execute(statement)
+        for user, arm, propensity, replies, up, down, failed, harmful, *means in session.execute(statement)
     ]
+
+
+def _shadowed(session: Session, row: Rollout) -> list[Served]:
+    """The candidate's replies in shadow, and beside them those that people got to the same prompts."""
+    shadow, shown = table(Reply).alias("shadow"), table(Reply)
+    arms = []
+    for candidate, reply in ((True, shadow), (False, shown)):
+        manner = _manner(reply)
+        statement = (
+            select(reply.c.user_id, func.count().filter(reply.c.state == ReplyState.FAILED.value), *manner)
+            .select_from(shadow.join(shown, shown.c.id == shadow.c.regenerate_of))
+            .where(
+                shadow.c.policy_version == row.candidate_version,
+                shown.c.policy_version == row.stable_version,
+                shadow.c.source == SHADOW_SOURCE,
+                shadow.c.created_at >= row.created_at,
+            )
+            .group_by(reply.c.user_id)
+            .order_by(reply.c.user_id)
+        )
+        for user, failed, *means in session.execute(statement):
+            arms.append(Served(user, candidate, SHADOW, 0, failed=failed, manner=Manner(*means)))
+    return arms
 
 
 def _manner(reply: FromClause) -> list[Any]:

@@ -64,7 +64,7 @@ def sentence(look: Look | None, plan: RolloutSettings, *, dry_run: bool = False)
     from deploy.decision import Verdict
 
     if look is None:
-        return "No candidate is in canary: there is nothing to watch."
+        return "No candidate is in shadow or in canary: there is nothing to watch."
     decision, evidence = look.decision, look.evidence
     if decision.verdict is not Verdict.HOLD and not allowed(decision, plan):
         return f"{evidence.candidate} may go on, by hand (`kudos rollout advance`): {decision.reason}."
@@ -72,7 +72,7 @@ def sentence(look: Look | None, plan: RolloutSettings, *, dry_run: bool = False)
         Verdict.ROLL_BACK: "leaves service",
         Verdict.ADVANCE: f"goes to {decision.share:.0%} of users",
         Verdict.PROMOTE: "becomes the stable policy",
-        Verdict.HOLD: f"stays at {evidence.share:.0%} of users",
+        Verdict.HOLD: "stays in shadow" if evidence.in_shadow else f"stays at {evidence.share:.0%} of users",
     }[decision.verdict]
     text = f"{evidence.candidate} {what}: {decision.reason}."
     if decision.verdict is Verdict.HOLD or look.acted:

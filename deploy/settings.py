@@ -34,6 +34,9 @@ class RolloutSettings(BaseSettings):
     min_votes: int = Field(default=100, ge=1)
     """Votes and choices that must have been cast on replies of a step before the next one."""
 
+    shadow_replies: int = Field(default=100, ge=1)
+    """Replies that a candidate must have given in shadow before anybody meets it."""
+
     win_rate_margin: float = Field(default=0.05, gt=0.0, le=0.5)
     """How far below one half the candidate's win rate may be, over all users, and still count as no worse."""
 

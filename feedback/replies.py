@@ -142,6 +142,18 @@ def finish_reply(
         raise IllegalTransition(f"reply {reply_id} is {found.state} already; it cannot become {state}")
 
 
+def append_shadow(session: Session, reply: Reply) -> None:
+    """A reply that is whole already and that nobody saw. Not kept when what it belongs to is gone meanwhile."""
+    conversation = columns(Conversation)
+    still_there = select(conversation.id).where(
+        conversation.id == reply.conversation_id,
+        conversation.user_id == reply.user_id,
+        conversation.deleted_at.is_(None),
+    )
+    if session.execute(still_there).first() is not None:
+        _append(session, reply)
+
+
 def recover_unfinished(session: Session, replica_id: str) -> int:
     """Replies that were streaming when this server last died become incomplete: not voted on, not trained on.
 

@@ -80,6 +80,7 @@ class PolicyState(StrEnum):
 
 
 class RolloutState(StrEnum):
+    SHADOW = "shadow"  # the candidate answers some prompts in the background; nobody sees it
     CANARY = "canary"  # the candidate takes `share` of users
     PROMOTED = "promoted"  # the candidate is the stable policy
     ROLLED_BACK = "rolled_back"  # the candidate serves nobody
@@ -126,6 +127,10 @@ class Conversation(SQLModel, table=True):
 
 
 _STREAMING = text("state = 'streaming'")
+
+
+SHADOW = "shadow"
+"""Arm and source of a reply that a candidate gave in the background: shown to nobody, voted on by nobody."""
 
 
 class Reply(SQLModel, table=True):
@@ -258,7 +263,7 @@ class RolloutEvent(SQLModel, table=True):
 
     id: int | None = Field(default=None, primary_key=True)
     rollout_id: int = Field(index=True)
-    action: str  # start, advance, hold, resume, promote, rollback
+    action: str  # shadow, start, advance, hold, resume, promote, rollback
     from_state: str | None = None
     to_state: str
     share: float

@@ -56,6 +56,12 @@ rate_limited_total = Counter(
     ["unit", "whose"],
 )
 
+shadow_replies_total = Counter(
+    "kudos_shadow_replies_total",
+    "Replies of a candidate in shadow: complete, failed, discarded (what the person got says nothing beside it), "
+    "dropped (not begun, as the engine was busy).",
+    ["result"],
+)
 votes_total = Counter(
     "kudos_feedback_votes_total", "Votes as they were answered.", ["kind", "value", "track", "result"]
 )
@@ -85,6 +91,11 @@ policy_swap_seconds = Histogram(
 )
 policy_info = Gauge("kudos_policy_info", "1 for each policy that serves, by track.", ["version", "track"])
 policy_missing = Gauge("kudos_policy_missing", "Policies that this server should hold and does not.")
+replicas = Gauge(
+    "kudos_replicas",
+    "Servers of this deployment, by their rows: in_step (ready, and it holds all that is wanted), behind, silent.",
+    ["state"],
+)
 mixed_replies_total = Counter("kudos_mixed_policy_replies_total", "Replies that a full swap cut in two.")
 rollout_share_ratio = Gauge("kudos_rollout_share_ratio", "Share of users that each track has.", ["track"])
 rollout_effect = Gauge(
@@ -147,6 +158,8 @@ training_measures = {
 for _track in TRACKS:
     harm_flags_total.labels(_track)
     refusals_total.labels(_track)
+for _result in ("complete", "failed", "discarded", "dropped"):
+    shadow_replies_total.labels(_result)
 for _reason in ("engine", "storage", "disconnected", "slow_reader", "drained"):
     stream_aborts_total.labels(_reason)
 for _unit in ("requests", "tokens"):

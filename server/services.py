@@ -45,6 +45,7 @@ class Services:
     draws: Draws  # of pairs, where a matchup is automatic
     streams: Counter[str] = field(default_factory=Counter)  # user: replies being generated
     live: set[Turn] = field(default_factory=set)
+    shadows: set[str] = field(default_factory=set)  # replies that a candidate in shadow is writing
     draining: bool = False
     limits: Limits = field(init=False)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)

@@ -72,6 +72,8 @@ class Turn:
         self._begun: asyncio.Future[Any] | None = None
         self._ended = False
         self.interrupted = False
+        self.ended_as: ReplyState | None = None
+        self.over = asyncio.Event()  # its end is written, or cannot be
         self.task: asyncio.Task[Any] | None = None  # that sends this turn's body
         self._epoch = services.residency.enter(assignment.version)
         services.streams[question.user_id] += 1
@@ -213,7 +215,14 @@ class Turn:
             return asyncio.sleep(0)
         self._ended = True
         # In a task of its own: the request's task may be cancelled while this is under way, and once more.
-        return asyncio.shield(self._services.background(self._write_end(state)))
+        return asyncio.shield(self._services.background(self._write_end_and_tell(state)))
+
+    async def _write_end_and_tell(self, state: ReplyState) -> None:
+        try:
+            await self._write_end(state)
+            self.ended_as = state
+        finally:
+            self.over.set()
 
     async def _write_end(self, state: ReplyState) -> None:
         services = self._services

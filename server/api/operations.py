@@ -10,8 +10,10 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from sqlmodel import Session, col, select
 
-from deploy import controller, policies, replicas, rollout
+from deploy import controller, matchups, policies, replicas, rollout
 from deploy.leaderboard import By, board, choices_of
+from deploy.observed import SHADOW, Evidence, Served
+from deploy.replicas import Standing
 from feedback.schema import Matchup, Policy, Rollout, TrainingRun
 from server.errors import ApiError
 from server.identity import Scope
@@ -32,6 +34,7 @@ class StartBody(_Body):
     share: Annotated[float, Field(gt=0, le=1)] | None = None
     reason: str = ""
     force: bool = False
+    shadow: bool = False
 
 
 class ReasonBody(_Body):
@@ -87,7 +90,7 @@ async def start_rollout(request: Request) -> dict[str, Any]:
     return await _change(
         request,
         lambda session, actor: rollout.start(
-            session, body.version, body.share, actor, reason=body.reason, force=body.force
+            session, body.version, body.share, actor, reason=body.reason, force=body.force, shadow=body.shadow
         ),
     )
 
@@ -134,7 +137,7 @@ async def get_matchup(request: Request) -> dict[str, Any]:
     services = services_of(request)
     await services.identity(request, Scope.OPERATOR)
 
-    return await services.read(lambda session: _matchup(services, rollout.matchup(session)))
+    return await services.read(lambda session: _matchup(services, matchups.newest(session)))
 
 
 @router.put("/matchup")
@@ -150,7 +153,7 @@ async def put_matchup(request: Request) -> dict[str, Any]:
             code="invalid_value",
         )
     await services.write(
-        lambda session: rollout.set_matchup(
+        lambda session: matchups.choose(
             session,
             body.first_version,
             body.second_version,
@@ -226,13 +229,42 @@ async def _current(services: Services) -> dict[str, Any]:
             **_rollout(row),
             "held": rollout.is_held(session, row),
             "decision": look.decision.as_dict() if look else None,  # what the evidence says now
+            "evidence": _evidence(look.evidence) if look else None,
+            "plan": services.plan.model_dump(exclude={"watch", "look_seconds"}),
             "events": [
                 event.model_dump(exclude={"rollout_id"}) for event, of in rollout.events(session) if of.id == row.id
             ],
-            "replicas": [{**replica.model_dump(), "heard_of": heard} for replica, heard in replicas.replicas(session)],
+            "replicas": [
+                {**replica.model_dump(), "heard_of": standing is not Standing.SILENT, "standing": standing}
+                for replica, standing in replicas.standing_of(session)
+            ],
         }
 
     return await services.read(read)
+
+
+def _evidence(found: Evidence) -> dict[str, Any]:
+    """How much there is to go by, by step and arm."""
+    steps: dict[tuple[float, bool], list[Served]] = {}
+    for row in found.served:
+        steps.setdefault((row.share, row.candidate), []).append(row)
+    return {
+        "minutes": found.minutes,
+        "step_votes": found.step_votes,
+        "comparing_users": len(found.compared),
+        "served": [
+            {
+                "share": share,
+                "arm": "shadow" if share == SHADOW and candidate else "canary" if candidate else "stable",
+                "users": len(rows),
+                "replies": sum(row.manner.replies for row in rows),
+                "failed": sum(row.failed for row in rows),
+                "up": sum(row.up for row in rows),
+                "down": sum(row.down for row in rows),
+            }
+            for (share, candidate), rows in sorted(steps.items())
+        ],
+    }
 
 
 def _rollout(row: Rollout) -> dict[str, Any]:
@@ -249,6 +281,7 @@ def _wanted(services: Services) -> dict[str, Any]:
         "stable": wanted.stable,
         "candidate": wanted.candidate,
         "share": wanted.share,
+        "shadow": wanted.shadow,
         "base": wanted.base,
         "matchup": wanted.matchup,
         "serving": services.residency.serving,

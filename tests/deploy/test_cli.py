@@ -9,7 +9,7 @@ from sqlalchemy import text
 from typer.testing import CliRunner, Result
 
 import deploy.cli
-from deploy import policies, rollout
+from deploy import matchups, policies
 from deploy.gate import judge
 from feedback.schema import Replica, Thumb, TrainingRun, TrainingSample
 from feedback.settings import Settings
@@ -227,7 +227,7 @@ def test_status_shows_replicas_and_their_problems(home: list[str]) -> None:
         session.add(
             Replica(id="r1", address="127.0.0.1:1", ready=True, holds=[home[0]], problems={home[1]: "Truncated: [x]"})
         )
-        rollout.set_matchup(session, None, None, "test")
+        matchups.choose(session, None, None, "test")
     store.close()
     output = kudos("rollout", "status").output
     assert f"{home[1]}: Truncated: [x]" in output

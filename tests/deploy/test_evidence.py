@@ -15,7 +15,7 @@ from feedback.ledger import begin_reply, finish_reply
 from feedback.schema import Choice, PolicyKind, ReplyState, Thumb, Vote, now
 from feedback.store import Store
 from feedback.votes import Ballot, withdraw_vote
-from tests.deploy.rows import add_policy, compare, new_reply, serve, vote
+from tests.deploy.rows import add_policy, compare, new_reply, serve, shadow, vote
 
 UP, DOWN = Thumb.UP, Thumb.DOWN
 
@@ -185,3 +185,25 @@ def test_how_replies_came_and_what_they_were_like(store: Store, versions: tuple[
     assert row.manner.per_token == pytest.approx((math.log(0.1) + math.log(high)) / 2, abs=0.01)
     assert row.manner.length == pytest.approx((math.log(12) + math.log(2) + 2 * math.log(4)) / 4)
     assert row.manner.refused == 0.25
+
+
+def test_replies_in_shadow_stand_beside_those_that_people_got(store: Store) -> None:
+    with store.write() as session:
+        stable, candidate = add_policy(session, 0, PolicyKind.BASE), add_policy(session, 1)
+        rollout.start(session, candidate, None, "ada", shadow=True)
+        shadow(session, "ann", stable, candidate, tokens=99)
+        shadow(session, "ann", stable, candidate, tokens=0, state=ReplyState.FAILED)
+        shadow(session, "bob", stable, "v9-00000009")
+        began = rollout.current(session).created_at  # type: ignore[union-attr]
+        shadow(session, "cem", stable, candidate, created_at=began - timedelta(seconds=1))
+        serve(session, "ann", stable, 0.0, candidate=False, thumbs=[UP])  # had no shadow
+    found = gathered(store)
+    assert found.in_shadow
+    assert said(found) == [Served("ann", True, 0.0, 0, failed=1), Served("ann", False, 0.0, 0)]
+    theirs, ours = (row.manner for row in found.served)
+    assert (theirs.replies, theirs.length, theirs.refused) == (1, pytest.approx(math.log(100)), 0.0)
+    assert (ours.replies, ours.length) == (2, pytest.approx(math.log(10)))
+    with store.write() as session:
+        rollout.advance(session, "ada")
+        serve(session, "ann", candidate, 0.05, candidate=True, thumbs=[UP])
+    assert said(gathered(store))[2:] == [Served("ann", True, 0.05, 1, up=1)], "and what was learned in shadow stays"

@@ -50,6 +50,8 @@ FAMILIES = {
     "kudos_policy_swaps": ("counter", {"kind", "result"}),
     "kudos_policy_swap_duration_seconds": ("histogram", {"phase"}),
     "kudos_policy_info": ("gauge", {"version", "track"}),
+    "kudos_replicas": ("gauge", {"state"}),
+    "kudos_shadow_replies": ("counter", {"result"}),
     "kudos_policy_missing": ("gauge", set()),
     "kudos_mixed_policy_replies": ("counter", set()),
     "kudos_rollout_share_ratio": ("gauge", {"track"}),
