@@ -1,7 +1,8 @@
 """Rollouts that are left to themselves, on the real server under open streams: bad policies, and one that is fine.
 
-The bad ones are made on purpose: one has learned to say nothing, one to be rude, one is noise. Simulated people chat,
-vote and compare all the while; nobody tells the server which policy is which. The fine one begins in shadow.
+The bad ones are made on purpose: one has learned to say nothing, one to be rude. Simulated people chat, vote and
+compare all the while; nobody tells the server which policy is which. The fine one begins in shadow. (Weights of mere
+noise meet nobody: the probe refuses them.)
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ CHUNK_VOTES = 40  # between two looks of the bench at the server
 CHUNK_PEOPLE = 60
 PAIR_SHARE = 0.3  # of votes
 RUDE = "That is a stupid question. Go away."
-BAD = ("empty", "rude", "noise")
+BAD = ("empty", "rude")
 PLAN = {
     "KUDOS_ROLLOUT_AUTOMATIC": "true",
     "KUDOS_ROLLOUT_LOOK_SECONDS": "1",
@@ -73,10 +74,10 @@ def _made(name: str) -> Callable[[Backbone], LoraAdapter]:
     def make(backbone: Backbone) -> LoraAdapter:
         adapter = LoraAdapter(backbone, LoraConfig(), 0)
         generator = torch.Generator().manual_seed(0)
-        if name in ("noise", "good"):
+        if name == "good":  # hardly another policy, but one that the engine has to hold beside the base
             with torch.no_grad():
                 for parameter in adapter.b.values():
-                    parameter.normal_(0, 0.5 if name == "noise" else 0.002, generator=generator)
+                    parameter.normal_(0, 0.02, generator=generator)
             return adapter
         tokenizer = load_tokenizer(MODEL_FOLDER)
         reply = encode_reply(tokenizer, "" if name == "empty" else RUDE)
