@@ -226,7 +226,8 @@ def _worst_step(
         log_evidence = float(test(sum(users), len(users), expected)) - math.log(k * (k + 1))
         p_value = math.exp(-max(log_evidence, 0.0))
         alarms.append(Alarm(name, expected, sum(users), len(users), p_value, alpha, raised=p_value <= alpha))
-    return min(alarms, key=lambda each: (each.p_value, -each.share), default=Alarm(name, alpha=alpha))
+    # Of equals the newest step.
+    return min(reversed(alarms), key=lambda each: each.p_value, default=Alarm(name, alpha=alpha))
 
 
 def _said_of(alarm: Alarm) -> str:
