@@ -19,7 +19,6 @@ DeployError (carries the HTTP status that an edge answers with)
 ├── UnknownPolicy 404
 ├── VersionTaken 409: another policy has this number
 ├── RolloutRefused 409: the transition table, or the gate, says no
-├── NotRanked 409: a leaderboard of what replies do not name
 ├── BadPlan 500: a KUDOS_ROLLOUT_ setting that cannot be
 ├── NoBase 503: no base has been registered yet
 ├── LeaseHeld 409: somebody else has the lease
@@ -95,10 +94,6 @@ class VersionTaken(DeployError):
 
 
 class RolloutRefused(DeployError):
-    status = 409
-
-
-class NotRanked(DeployError):
     status = 409
 
 

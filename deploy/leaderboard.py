@@ -19,7 +19,6 @@ from sqlalchemy import and_, select
 from sqlmodel import Session
 
 from deploy.bradley_terry import Choices, Fit, fit
-from deploy.errors import NotRanked
 from feedback.schema import Comparison, Reply, TargetKind
 from feedback.statements import table
 from feedback.verdicts import effective_vote
@@ -74,8 +73,6 @@ class Ranked:
 def choices_of(session: Session, by: By = By.POLICY) -> list[Choice]:
     """The newest choices between two different ones, not in quarantine, each reply being one policy's."""
     column = _COLUMNS[by]
-    if column not in table(Reply).c:
-        raise NotRanked(f"replies do not name their {by} yet, so there is nothing to rank; rank by policy")
     left, right = table(Reply).alias("left_reply"), table(Reply).alias("right_reply")
     comparison, vote = table(Comparison), effective_vote
     rows = session.execute(

@@ -26,6 +26,8 @@ from server.identity import Identities, cookie_secret, ensure_operator_key, live
 from server.pairing import Draws
 from server.prompts import Prompts
 from server.residency import Residency
+from server.safety.config import read_config
+from server.safety.screen import Filter
 from server.services import Services
 from server.settings import Settings
 from server.supervision import supervise
@@ -64,8 +66,11 @@ async def serving(
     plan = _plan()
     store = open_store(settings)
     ledger: Ledger | None = None
+    safety: Filter | None = None
     try:
         check_keys(settings, store)
+        if settings.safety_file is not None:
+            read_config(settings.safety_file)  # a mistake in it is told before the engine takes its time to start
         residency = Residency(settings, store, engine, on_fatal=on_fatal)
         # Nothing that starts a thread may come before the engine, which may be forked from this process.
         await residency.start()
@@ -78,8 +83,10 @@ async def serving(
             browsers=settings.on_loopback,
             secure_cookies=settings.secure_cookies,
         )
+        if settings.safety_file is not None:
+            safety = await asyncio.to_thread(Filter, settings.safety_file, settings.home)
         draws = Draws(store, residency, plan)
-        services = Services(settings, store, ledger, engine, prompts, identities, residency, plan, draws)
+        services = Services(settings, store, ledger, engine, prompts, identities, residency, plan, draws, safety)
         watching = {asyncio.create_task(draws.keep_fresh())}
         if plan.watch:
             watching.add(asyncio.create_task(supervise(store, residency, plan)))
@@ -92,6 +99,8 @@ async def serving(
     finally:
         if ledger is not None:
             await asyncio.to_thread(ledger.close)
+        if safety is not None:
+            safety.close()
         await engine.close()
         store.close()
 

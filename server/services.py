@@ -22,7 +22,9 @@ from server.errors import ApiError
 from server.identity import Identities, Identity, Scope
 from server.limits import Allowance, Limits
 from server.prompts import Prompts
+from server.safety.screen import Filter
 from server.settings import Settings
+from server.system_prompts import PromptBook
 
 if TYPE_CHECKING:
     from server.pairing import Draws
@@ -43,15 +45,18 @@ class Services:
     residency: Residency
     plan: RolloutSettings  # by which rollouts are judged
     draws: Draws  # of pairs, where a matchup is automatic
+    safety: Filter | None = None
     streams: Counter[str] = field(default_factory=Counter)  # user: replies being generated
     live: set[Turn] = field(default_factory=set)
     shadows: set[str] = field(default_factory=set)  # replies that a candidate in shadow is writing
     draining: bool = False
     limits: Limits = field(init=False)
+    prompt_book: PromptBook = field(init=False)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.limits = Limits(self.settings)
+        self.prompt_book = PromptBook(self.read)
 
     async def write(self, operation: Callable[[Session], T]) -> T:
         """Returns when the operation's rows are durable. Raises StorageBusy when that takes too long."""

@@ -11,9 +11,10 @@ from fastapi import APIRouter, Request, Response
 from server import shadow
 from server.answer import Answer
 from server.chat_request import ChatRequest
-from server.context import question_of
+from server.context import question_of, read_question
 from server.engine import Chunk
-from server.identity import Scope
+from server.errors import ApiError
+from server.identity import Identity, Scope
 from server.limits import Allowance
 from server.openapi import body_of
 from server.services import Services, services_of
@@ -41,17 +42,22 @@ async def chat_completions(request: Request) -> Response:
     allowance = services.admit(request, identity)
     body = parse(ChatRequest, await read_json(request, services.settings.max_body_bytes))
     vocabulary = services.prompts.vocabulary if body.logprobs else None
-    turns = await open_turns(services, identity.user_id, body)
+    turns = await open_turns(services, identity, body)
     answer = Completion(services, turns, allowance, vocabulary, calls=bool(body.offered))
     request.state.track = answer.track
     return answer.response(stream=body.stream, include_usage=body.include_usage)
 
 
-async def open_turns(services: Services, user_id: str, body: ChatRequest) -> list[Turn]:
+async def open_turns(services: Services, identity: Identity, body: ChatRequest) -> list[Turn]:
     """The choices of one request: replies of one policy to one question."""
+    user_id = identity.user_id
     body.check(services.settings)
+    if body.logprobs and body.stop and services.safety is not None and services.safety.cuts:
+        # With stop strings a token comes before its text does, and its logprob would spell what is held back.
+        raise ApiError(400, "logprobs: not with stop while a safety filter is on", param="logprobs", code="unsupported")
     check_room(services, user_id, body.choices)
-    question = await question_of(services, user_id, body)
+    asked = await read_question(services, identity, body)
+    question = await question_of(services, asked, asked.prompt)
     await services.residency.settled()
     check_room(services, user_id, body.choices)  # again: others came while the question was put together
     assignment = services.residency.assign(user_id)

@@ -56,6 +56,7 @@ export class AnswerText {
 }
 
 export function stateLine(answer) {
+  if (answer.finishReason === "content_filter") return h("span", { class: "state filtered", word: answer.text ? "filtered" : "filtered_whole" });
   const word = { stopped: "stopped", incomplete: "incomplete", failed: "incomplete" }[answer.state];
   if (word) return h("span", { class: "state", word });
   return answer.finishReason === "length" ? h("span", { class: "state", word: "length" }) : null;
@@ -192,7 +193,7 @@ export function answerView(answer, { regenerate, retry, step, position }) {
           "div",
           { class: "problem", role: "alert" },
           h("span", {}, errorText(answer.error)),
-          retry ? h("button", { class: "button retry", word: "retry", onclick: retry }) : null,
+          retry && answer.error.code !== "content_filter" ? h("button", { class: "button retry", word: "retry", onclick: retry }) : null,
         ),
       );
     }
@@ -211,7 +212,8 @@ export function answerView(answer, { regenerate, retry, step, position }) {
         ),
       );
     }
-    if (answer.id && (answer.state === "complete" || answer.state === "stopped")) {
+    const withheld = answer.finishReason === "content_filter" && !answer.text; // there is nothing to vote on
+    if (answer.id && !withheld && (answer.state === "complete" || answer.state === "stopped")) {
       const { row, panel } = thumbs(answer);
       foot.append(row);
       below.append(panel);

@@ -44,7 +44,7 @@ export function announce(text) {
 }
 
 export function errorText(error) {
-  if (error.code === "unreachable" || error.code === "cut") return t(`error_${error.code}`);
+  if (["unreachable", "cut", "content_filter"].includes(error.code)) return t(`error_${error.code}`);
   return error.message;
 }
 

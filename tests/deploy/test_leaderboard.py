@@ -9,7 +9,6 @@ from sqlmodel import select
 from typer.testing import CliRunner
 
 import kudos
-from deploy.errors import NotRanked
 from deploy.leaderboard import LOOKS, By, Choice, board, choices_of
 from feedback.schema import Choice as Said
 from feedback.schema import PolicyKind, Reply, Vote
@@ -40,14 +39,26 @@ def test_choices_that_count(store: Store, versions: tuple[str, str, str]) -> Non
             reply.mixed_versions = [base, two]
     with store.read() as session:
         found = choices_of(session)
-        if "prompt_version" not in Reply.model_fields:
-            with pytest.raises(NotRanked, match="prompt"):
-                choices_of(session, By.PROMPT)
     assert sorted((each.user, each.left, each.right, each.choice) for each in found) == [
         ("ann", base, one, "left"),
         ("bob", two, one, "both_bad"),
     ]
     assert all(each.looks == NO_LOOKS for each in found), "both replies say the same"
+
+
+def test_prompts_are_ranked_as_policies_are(store: Store, versions: tuple[str, str, str]) -> None:
+    """Two replies of one policy with two prompts are a choice between prompts, and between no two policies."""
+    base, one, _ = versions
+    with store.write() as session:
+        between = compare(session, "ann", base, base, Said.LEFT)
+        compare(session, "bob", base, one, Said.LEFT)
+        for reply in session.exec(select(Reply).where(Reply.comparison_id == between)):
+            reply.prompt_version = {"left": "warm-1", "right": None}[str(reply.side)]
+    with store.read() as session:
+        [prompts] = choices_of(session, By.PROMPT)
+        [policies] = choices_of(session)
+    assert (prompts.user, prompts.left, prompts.right, prompts.winner) == ("ann", "warm-1", "none", "warm-1")
+    assert (policies.user, policies.winner) == ("bob", base)
 
 
 def test_rows_and_pairs_agree_with_the_log(store: Store, versions: tuple[str, str, str]) -> None:
