@@ -98,7 +98,7 @@ def test_what_the_safety_filter_flagged_counts_as_flagged(store: Store, versions
         serve(session, "bob", candidate, 0.25, candidate=True, safety_flag="rules", state=ReplyState.STOPPED,
               finish_reason="content_filter")  # fmt: skip
         serve(session, "cem", candidate, 0.25, candidate=True, safety_flag="classifier", thumbs=[UP])  # only flagged
-    assert list(gathered(store).served) == [
+    assert said(gathered(store)) == [
         Served("bob", True, 0.25, 0, harmful=1),
         Served("cem", True, 0.25, 1, up=1, harmful=1),
     ]
