@@ -28,13 +28,16 @@ Share = Annotated[float | None, typer.Option("--share", help="Share of users, ab
 
 
 def register(app: typer.Typer) -> None:
-    from deploy import rollout_cli  # which uses this module's helpers
+    from deploy import leaderboard_cli, rollout_cli  # which use this module's helpers
+
+    app.command("leaderboard")(leaderboard_cli.leaderboard)
 
     policy = typer.Typer(no_args_is_help=True, help="Look at policies: what they are, where they come from.")
     policy.command("list")(policy_list)
     policy.command("show")(policy_show)
     policy.command("verify")(policy_verify)
     policy.command("compare")(policy_compare)
+    policy.command("matchup")(policy_matchup)
     app.add_typer(policy, name="policy")
     rollout = typer.Typer(no_args_is_help=True, help="Decide which policy serves whom.")
     rollout.command("status")(rollout_status)
@@ -71,6 +74,8 @@ def policy_list() -> None:
                 serving = f"stable {1 - wanted.share:.0%}"
             elif wanted is not None and row.version == wanted.candidate:
                 serving = f"canary {wanted.share:.0%}"
+            elif wanted is not None and row.version == wanted.shadow:
+                serving = "shadow"
             cells = [
                 row.version,
                 row.state,
@@ -149,7 +154,7 @@ def policy_compare(
     """Two policies' reports beside each other; with --live, comparisons in chat draw from these two."""
     from rich.table import Table
 
-    from deploy import policies, rollout
+    from deploy import matchups, policies
 
     with opened() as (store, _, console):
         with store.read() as session:
@@ -163,7 +168,39 @@ def policy_compare(
             console.print(f"Comparisons in chat draw from {first} and {second}, sides at random.")
             if not dry_run:
                 with store.write() as session:
-                    rollout.set_matchup(session, first, second, _actor())
+                    matchups.choose(session, first, second, _actor())
+
+
+def policy_matchup(
+    versions: Annotated[list[str] | None, typer.Argument(help="Two policies; with --automatic, two or more.")] = None,
+    automatic: Annotated[
+        bool, typer.Option("--automatic", help="Draw the pair that the leaderboard knows least about, mostly.")
+    ] = False,
+    off: Annotated[bool, typer.Option("--off", help="Compare what serves, as before.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Which policies comparisons in chat draw from: two that are named, or pairs by what is known of them."""
+    from deploy import matchups, policies
+
+    named = versions or []
+    if off == bool(named or automatic) or (named and not automatic and len(named) != 2):
+        raise typer.BadParameter("name two policies, or say --automatic (with or without policies), or --off")
+    if off:
+        text = "Comparisons in chat draw from what serves: both arms in a canary, else one policy twice."
+    elif automatic:
+        text = f"Comparisons in chat draw pairs of {', '.join(named) or 'what replicas hold'}, least known first."
+    else:
+        text = f"Comparisons in chat draw from {named[0]} and {named[1]}, sides at random."
+    first, second = (named[0], named[1]) if named and not automatic else (None, None)
+    pool = named if automatic and named else None
+    with opened() as (store, _, console):
+        with store.read() as session:
+            for version in named:
+                policies.get(session, version)
+        if not dry_run:
+            with store.write() as session:
+                matchups.choose(session, first, second, _actor(), automatic=automatic, versions=pool)
+        console.print(f"Would: {text}" if dry_run else text)
 
 
 def rollout_status(
@@ -185,6 +222,7 @@ def rollout_status(
                 "stable": wanted.stable,
                 "candidate": wanted.candidate,
                 "share": wanted.share,
+                "shadow": wanted.shadow,
                 "base": wanted.base,
                 "matchup": wanted.matchup,
                 "held": look.evidence.held if look else "",
@@ -199,6 +237,8 @@ def rollout_status(
         console.print(f"Stable {wanted.stable} serves {1 - wanted.share:.0%} of users.")
         if wanted.candidate:
             console.print(f"Candidate {wanted.candidate} serves {wanted.share:.0%}.")
+        if wanted.shadow:
+            console.print(f"Candidate {wanted.shadow} answers in shadow: nobody meets it.")
         if look is not None:
             print_look(console, look, plan)
         if holding:
@@ -224,18 +264,22 @@ def rollout_status(
 
 def rollout_start(
     version: VersionArgument,
+    *,
     share: Share = None,
     force: Annotated[bool, typer.Option("--force", help="Even if the gate did not accept it; needs --reason.")] = False,
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="First let it answer some prompts in the background; nobody sees them.")
+    ] = False,
     reason: Reason = "",
     dry_run: DryRun = False,
 ) -> None:
-    """Let a policy meet a share of users (5 % unless told otherwise)."""
+    """Let a policy meet a share of users (5 % unless told otherwise), or at first nobody."""
     from deploy import rollout
 
     _decide(
         dry_run,
-        lambda session: rollout.plan_start(session, version, share, reason=reason, force=force),
-        lambda session: rollout.start(session, version, share, _actor(), reason=reason, force=force),
+        lambda session: rollout.plan_start(session, version, share, reason=reason, force=force, shadow=shadow),
+        lambda session: rollout.start(session, version, share, _actor(), reason=reason, force=force, shadow=shadow),
     )
 
 
@@ -295,7 +339,13 @@ def _sentence(plan: Plan) -> str:
     from deploy.rollout import Action
     from feedback.schema import RolloutState
 
-    if plan.action is Action.HOLD:
+    if plan.to_state is RolloutState.SHADOW:
+        text = f"{plan.candidate} answers some prompts in the background, beside {plan.stable}; nobody meets it."
+        text += {
+            Action.HOLD: " It stays so until somebody resumes or advances.",
+            Action.RESUME: " It is held no longer.",
+        }.get(plan.action, "")
+    elif plan.action is Action.HOLD:
         text = f"{plan.candidate} stays at {plan.to_share:.0%} of users until somebody resumes or advances."
     elif plan.action is Action.RESUME:
         text = f"{plan.candidate} is held no longer; its step at {plan.to_share:.0%} of users begins anew."

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from sqlmodel import Session
 
 from deploy import rollout
-from deploy.decision import Decision, Evidence, Verdict, decide
+from deploy.decision import Decision, Verdict, decide
 from deploy.evidence import gather
 from deploy.locking import alone
+from deploy.observed import Evidence
 from deploy.settings import RolloutSettings
-from feedback.schema import RolloutState
 from feedback.store import Store
 
 ACTOR = "controller"
@@ -31,9 +31,9 @@ class Look:
 
 
 def assess(session: Session, plan: RolloutSettings) -> Look | None:
-    """What would be decided now; None when nothing is in canary."""
+    """What would be decided now; None when nothing is in shadow or in canary."""
     row = rollout.current(session)
-    if row is None or row.state != RolloutState.CANARY:
+    if row is None or row.state not in rollout.UNDER_WAY:
         return None
     evidence = gather(session, row)
     return Look(evidence, decide(evidence, plan))

@@ -21,52 +21,27 @@ from typing import Any
 
 import numpy as np
 
-from deploy import sequential
+from deploy import guardrails, sequential
+from deploy.guardrails import Guardrail
+from deploy.observed import SHADOW, Evidence, Served
 from deploy.sequential import Interval
 from deploy.settings import RolloutSettings
 
-ALPHA_PARTS = {"win_rate": 0.3, "net_votes": 0.3, "errors": 0.15, "harmful_flags": 0.15, "sample_ratio": 0.1}
-"""Of the plan's alpha; each guardrail spends its own."""
+ALPHA_PARTS = {
+    "win_rate": 0.25,
+    "net_votes": 0.25,
+    "errors": 0.15,
+    "harmful_flags": 0.15,
+    "sample_ratio": 0.06,
+    "first_token": 0.02,
+    "per_token": 0.02,
+    "length": 0.06,  # both ways
+    "refusals": 0.04,
+}
+"""Of the plan's alpha; each guardrail spends its own, and together they spend all of it."""
 
 WIN_RATE_SCALE, NET_VOTES_SCALE = 0.1, 0.2
 """The effects that the intervals are tightest for: ten people in a hundred change their mind."""
-
-
-@dataclass(frozen=True)
-class Served:
-    """One user, in one arm, in one step (named by its share): what they were served by themselves, and said of it."""
-
-    user: str
-    candidate: bool
-    share: float
-    replies: int  # that can be voted on
-    up: int = 0
-    down: int = 0
-    failed: int = 0
-    harmful: int = 0
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One user's choices between the two policies, from the candidate's side. `level`: a tie, or both bad."""
-
-    user: str
-    won: int
-    lost: int
-    level: int
-
-
-@dataclass(frozen=True)
-class Evidence:
-    candidate: str
-    stable: str
-    share: float
-    last_event_id: int
-    minutes: float  # since the last event: a start, an advance, a hold or the end of one
-    step_votes: int
-    held: str = ""  # by whom and why; empty: by nobody
-    served: Sequence[Served] = ()
-    compared: Sequence[Compared] = ()
 
 
 class Verdict(StrEnum):
@@ -115,6 +90,7 @@ class Decision:
     share: float  # of users for the candidate, when the decision has been carried out
     measures: list[Measure] = field(default_factory=list)
     alarms: list[Alarm] = field(default_factory=list)
+    guardrails: list[Guardrail] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -124,11 +100,13 @@ def decide(evidence: Evidence, plan: RolloutSettings) -> Decision:
     following = next((step for step in plan.steps if step > evidence.share), None)
     measures = _measures(evidence, plan, following or 1.0)
     alarms = _alarms(evidence, plan)
+    limits = guardrails.guardrails(evidence.served, plan, ALPHA_PARTS)
 
     def decision(verdict: Verdict, reason: str, share: float) -> Decision:
-        return Decision(verdict, reason, share, measures, alarms)
+        return Decision(verdict, reason, share, measures, alarms, limits)
 
     bad = [_said_of(alarm) for alarm in alarms if alarm.raised]
+    bad += [guardrails.said_of(limit) for limit in limits if limit.raised]
     bad += [
         f"{_words(m.name)} {m.estimate:.3f} is worse than {m.neutral:g}: its upper bound is {m.upper:.3f}"
         for m in measures
@@ -136,30 +114,48 @@ def decide(evidence: Evidence, plan: RolloutSettings) -> Decision:
     ]
     if bad:
         return decision(Verdict.ROLL_BACK, "; ".join(bad), 0.0)
-    missing = _missing(evidence, plan, measures)
+    missing = _missing(evidence, plan, measures, limits)
     if missing:
         return decision(Verdict.HOLD, "; ".join(missing), evidence.share)
-    known = [m for m in measures if m.standing is Standing.NO_WORSE]
+    if evidence.in_shadow:
+        return decision(Verdict.ADVANCE, "nothing that was measured in shadow is beyond its limit", following or 1.0)
+    known = [m for m in measures if m.lower is not None]
     shown = "; ".join(f"{_words(m.name)} {m.estimate:.3f}, at least {m.lower:.3f}" for m in known)
     if following is None:
         return decision(Verdict.PROMOTE, f"no worse than {evidence.stable}: {shown}", evidence.share)
     return decision(Verdict.ADVANCE, f"no worse than {evidence.stable}: {shown}", following)
 
 
-def _missing(evidence: Evidence, plan: RolloutSettings, measures: Sequence[Measure]) -> list[str]:
+def _missing(
+    evidence: Evidence, plan: RolloutSettings, measures: Sequence[Measure], limits: Sequence[Guardrail]
+) -> list[str]:
     """Why not go on; empty: nothing stands against it."""
     missing = [evidence.held] if evidence.held else []
     if evidence.minutes < plan.min_minutes:
         missing.append(f"{evidence.minutes:.0f} of {plan.min_minutes:g} minutes")
+    if evidence.in_shadow:
+        return missing + _missing_in_shadow(evidence, plan, limits)
     if evidence.step_votes < plan.min_votes:
         missing.append(f"{evidence.step_votes} of {plan.min_votes} votes on this step")
+    # At 100 % nobody is left to compare with: what let the candidate come there stands, unless harm is shown after all.
     missing += [
         f"{_words(m.name)} {m.estimate:.3f} is at least {m.lower:.3f}, and must be above {m.needed:.3f}"
         for m in measures
-        if m.standing is Standing.UNDECIDED
+        if m.standing is Standing.UNDECIDED and evidence.share < 1.0
     ]
     if all(m.standing is Standing.TOO_FEW_USERS for m in measures):
         missing.append(f"nothing to compare: fewer than {sequential.MIN_USERS} users in an arm")
+    return missing
+
+
+def _missing_in_shadow(evidence: Evidence, plan: RolloutSettings, limits: Sequence[Guardrail]) -> list[str]:
+    """Nobody votes there: replies stand for votes, and the guardrails for what users say."""
+    given = [row.manner.replies + row.failed for row in evidence.served if row.candidate and row.share == SHADOW]
+    missing = []
+    if sum(given) < plan.shadow_replies:
+        missing.append(f"{sum(given)} of {plan.shadow_replies} replies in shadow")
+    if all(limit.estimate is None for limit in limits):
+        missing.append(f"nothing to compare: {len(given)} of {sequential.MIN_USERS} users were answered in shadow too")
     return missing
 
 
@@ -212,7 +208,7 @@ def _alarms(evidence: Evidence, plan: RolloutSettings) -> list[Alarm]:
     return [
         alarm("errors", sequential.excess, lambda row: row.failed > 0),
         alarm("harmful_flags", sequential.excess, lambda row: row.harmful > 0),
-        alarm("sample_ratio", sequential.mismatch, lambda row: True),
+        alarm("sample_ratio", sequential.mismatch, lambda row: row.share != SHADOW),
     ]
 
 
@@ -227,10 +223,12 @@ def _worst_step(
     alarms = []
     for k, share in enumerate(shares, 1):
         users = [row.candidate for row in rows if row.share == share]
-        log_evidence = float(test(sum(users), len(users), share)) - math.log(k * (k + 1))
+        expected = 0.5 if share == SHADOW else share  # there each user is in both arms
+        log_evidence = float(test(sum(users), len(users), expected)) - math.log(k * (k + 1))
         p_value = math.exp(-max(log_evidence, 0.0))
-        alarms.append(Alarm(name, share, sum(users), len(users), p_value, alpha, raised=p_value <= alpha))
-    return min(alarms, key=lambda each: (each.p_value, -each.share), default=Alarm(name, alpha=alpha))
+        alarms.append(Alarm(name, expected, sum(users), len(users), p_value, alpha, raised=p_value <= alpha))
+    # Of equals the newest step.
+    return min(reversed(alarms), key=lambda each: each.p_value, default=Alarm(name, alpha=alpha))
 
 
 def _said_of(alarm: Alarm) -> str:

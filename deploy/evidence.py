@@ -9,15 +9,19 @@ probability of that arm, which is the step's share or the rest. Replies written 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import and_, case, func, or_, select
+from sqlalchemy import FromClause, and_, case, func, or_, select
 from sqlmodel import Session
 
 from deploy import rollout
-from deploy.decision import Compared, Evidence, Served
+from deploy.guardrails import FIRST_TOKEN_SECONDS, PER_TOKEN_SECONDS
+from deploy.observed import SHADOW, Compared, Evidence, Manner, Served
+from feedback.packing import BYTES_PER_ID
 from feedback.samples import ended_well
+from feedback.schema import SHADOW as SHADOW_SOURCE
 from feedback.schema import Comparison, Reply, ReplyState, Rollout, RolloutEvent, TargetKind, now
-from feedback.statements import table
+from feedback.statements import seconds_between, table
 from feedback.verdicts import effective_vote
 
 _CANARY, _STABLE = "canary", "stable"
@@ -28,7 +32,7 @@ def gather(session: Session, row: Rollout, at: datetime | None = None) -> Eviden
     """Everything since the rollout began; of a rollout in canary."""
     last = rollout.last_event(session, row)
     step = rollout.step_began(session, row)
-    served = _served(session, row)
+    served = [*_shadowed(session, row), *_served(session, row)]
     compared, recent = _compared(session, row, step)
     thumbs = sum(each.up + each.down for each in served if each.share == round(row.share, _DIGITS))
     return Evidence(
@@ -69,6 +73,7 @@ def _served(session: Session, row: Rollout) -> list[Served]:
             func.count().filter(and_(can_be_voted_on, vote.c.thumb == "down")),
             func.count().filter(reply.c.state == ReplyState.FAILED.value),
             func.count().filter(or_(vote.c.harmful, reply.c.safety_flag.is_not(None))),
+            *_manner(reply),
         )
         .select_from(reply.outerjoin(vote, own))
         .where(
@@ -81,9 +86,65 @@ def _served(session: Session, row: Rollout) -> list[Served]:
         .order_by(reply.c.user_id, reply.c.arm, reply.c.propensity)
     )
     return [
-        Served(user, arm == _CANARY, round(propensity if arm == _CANARY else 1.0 - propensity, _DIGITS), *counts)
-        for user, arm, propensity, *counts in session.execute(statement)
+        Served(
+            user,
+            arm == _CANARY,
+            round(propensity if arm == _CANARY else 1.0 - propensity, _DIGITS),
+            replies,
+            up=up,
+            down=down,
+            failed=failed,
+            harmful=harmful,
+            manner=Manner(*means),
+        )
+        for user, arm, propensity, replies, up, down, failed, harmful, *means in session.execute(statement)
     ]
+
+
+def _shadowed(session: Session, row: Rollout) -> list[Served]:
+    """The candidate's replies in shadow, and beside them those that people got to the same prompts."""
+    shadow, shown = table(Reply).alias("shadow"), table(Reply)
+    arms = []
+    for candidate, reply in ((True, shadow), (False, shown)):
+        manner = _manner(reply)
+        statement = (
+            select(reply.c.user_id, func.count().filter(reply.c.state == ReplyState.FAILED.value), *manner)
+            .select_from(shadow.join(shown, shown.c.id == shadow.c.regenerate_of))
+            .where(
+                shadow.c.policy_version == row.candidate_version,
+                shown.c.policy_version == row.stable_version,
+                shadow.c.source == SHADOW_SOURCE,
+                shadow.c.created_at >= row.created_at,
+            )
+            .group_by(reply.c.user_id)
+            .order_by(reply.c.user_id)
+        )
+        for user, failed, *means in session.execute(statement):
+            arms.append(Served(user, candidate, SHADOW, 0, failed=failed, manner=Manner(*means)))
+    return arms
+
+
+def _manner(reply: FromClause) -> list[Any]:
+    """The fields of `Manner`, over replies that ended as one policy's: empty ones too, which nobody votes on."""
+    ended = and_(
+        reply.c.state.in_([ReplyState.COMPLETE.value, ReplyState.STOPPED.value]), reply.c.mixed_versions.is_(None)
+    )
+    tokens = func.coalesce(func.length(reply.c.token_ids) // BYTES_PER_ID, 0)
+    began = and_(ended, reply.c.first_token_at.is_not(None))
+    first = _log_seconds(seconds_between(reply.c.created_at, reply.c.first_token_at), FIRST_TOKEN_SECONDS)
+    rest = seconds_between(reply.c.first_token_at, reply.c.finished_at) / func.nullif(tokens - 1, 0)
+    return [
+        func.count().filter(ended),
+        func.avg(first).filter(began),
+        func.avg(_log_seconds(rest, PER_TOKEN_SECONDS)).filter(and_(began, tokens > 1)),
+        func.avg(func.ln(1.0 + tokens)).filter(and_(ended, reply.c.token_ids.is_not(None))),
+        func.avg(case((reply.c.refused, 1.0), else_=0.0)).filter(and_(ended, reply.c.refused.is_not(None))),
+    ]
+
+
+def _log_seconds(seconds: Any, between: tuple[float, float]) -> Any:
+    low, high = between
+    return func.ln(case((seconds < low, low), (seconds > high, high), else_=seconds))
 
 
 def _compared(session: Session, row: Rollout, step_began: datetime) -> tuple[list[Compared], int]:

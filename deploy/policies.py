@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import func
+from sqlalchemy import case, func
 from sqlmodel import Session, col, select
 
 from deploy.artifacts import Published
@@ -18,6 +18,7 @@ from deploy.errors import NoBase, UnknownPolicy, VersionTaken, WrongBase
 from deploy.gate import EvaluationReport, Verdict
 from deploy.locking import alone
 from feedback.schema import (
+    SHADOW,
     Policy,
     PolicyKind,
     PolicyState,
@@ -191,9 +192,8 @@ def lineage(session: Session, version: str) -> Lineage:
         .group_by(col(TrainingSample.kind), col(TrainingSample.split))
         .order_by(col(TrainingSample.kind), col(TrainingSample.split))
     ).all()
-    replies = session.exec(
-        select(Reply.state, func.count()).where(Reply.policy_version == version).group_by(col(Reply.state))
-    ).all()
+    how = case((col(Reply.source) == SHADOW, SHADOW), else_=col(Reply.state))
+    replies = session.exec(select(how, func.count()).where(Reply.policy_version == version).group_by(how)).all()
     return Lineage(
         policy=policy,
         ancestors=_ancestors(session, policy),

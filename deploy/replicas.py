@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from enum import StrEnum
 
 from sqlmodel import Session, col, select
 
+from deploy import rollout
 from feedback.schema import Replica, now
 
 SILENT_AFTER_SECONDS = 30.0
@@ -18,3 +20,22 @@ def replicas(session: Session) -> list[tuple[Replica, bool]]:
         select(Replica).where(col(Replica.heartbeat_at) > at - timedelta(days=1)).order_by(col(Replica.id))
     ).all()
     return [(row, at - row.heartbeat_at < timedelta(seconds=SILENT_AFTER_SECONDS)) for row in rows]
+
+
+class Standing(StrEnum):
+    IN_STEP = "in_step"  # ready, and it holds all that is wanted
+    BEHIND = "behind"
+    SILENT = "silent"
+
+
+def standing_of(session: Session) -> list[tuple[Replica, Standing]]:
+    """Raises NoBase while nothing can be wanted."""
+    wanted = rollout.wanted(session)
+    needed = {wanted.base, *wanted.adapters}
+
+    def standing(row: Replica, *, heard_of: bool) -> Standing:
+        if not heard_of:
+            return Standing.SILENT
+        return Standing.IN_STEP if row.ready and needed <= set(row.holds) else Standing.BEHIND
+
+    return [(row, standing(row, heard_of=heard_of)) for row, heard_of in replicas(session)]

@@ -23,16 +23,18 @@ from enum import StrEnum
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
+from deploy import matchups
 from deploy.audit import event_hash, head
 from deploy.errors import NoBase, RolloutRefused
 from deploy.locking import alone
 from deploy.policies import base_of, get
-from feedback.schema import Matchup, Policy, PolicyKind, PolicyState, Rollout, RolloutEvent, RolloutState, now
+from feedback.schema import Policy, PolicyKind, PolicyState, Rollout, RolloutEvent, RolloutState, now
 
 STEPS = (0.05, 0.25, 0.5, 1.0)
 
 
 class Action(StrEnum):
+    SHADOW = "shadow"  # a start that nobody meets yet
     START = "start"
     ADVANCE = "advance"  # to a larger share
     HOLD = "hold"  # nobody but a person takes the next step
@@ -42,6 +44,12 @@ class Action(StrEnum):
 
 
 TRANSITIONS: dict[tuple[RolloutState | None, Action], RolloutState] = {
+    (None, Action.SHADOW): RolloutState.SHADOW,
+    (RolloutState.SHADOW, Action.ADVANCE): RolloutState.CANARY,
+    (RolloutState.SHADOW, Action.HOLD): RolloutState.SHADOW,
+    (RolloutState.SHADOW, Action.RESUME): RolloutState.SHADOW,
+    (RolloutState.SHADOW, Action.PROMOTE): RolloutState.PROMOTED,
+    (RolloutState.SHADOW, Action.ROLLBACK): RolloutState.ROLLED_BACK,
     (None, Action.START): RolloutState.CANARY,
     (RolloutState.CANARY, Action.ADVANCE): RolloutState.CANARY,
     (RolloutState.CANARY, Action.HOLD): RolloutState.CANARY,
@@ -50,6 +58,9 @@ TRANSITIONS: dict[tuple[RolloutState | None, Action], RolloutState] = {
     (RolloutState.CANARY, Action.ROLLBACK): RolloutState.ROLLED_BACK,
     (RolloutState.PROMOTED, Action.ROLLBACK): RolloutState.ROLLED_BACK,
 }
+
+
+UNDER_WAY = (RolloutState.SHADOW, RolloutState.CANARY)
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,9 @@ class Wanted:
     salt: str  # of the hash that assigns users
     matchup: tuple[str, str] | None  # None: comparisons draw from the serving policy alone
     base: str  # the version whose weights the engine should hold
-    policies: dict[str, WantedPolicy] = field(default_factory=dict)  # every version named above
+    policies: dict[str, WantedPolicy] = field(default_factory=dict)  # every version named here
+    shadow: str | None = None  # a candidate that nobody meets, which answers in the background
+    pool: tuple[str, ...] = ()  # comparisons draw pairs from these by what is known of them: see deploy.draws
 
     @property
     def adapters(self) -> list[str]:
@@ -101,14 +114,17 @@ def wanted(session: Session) -> Wanted:
     stable, candidate, share, salt = _stable_version(session, rollout), None, 0.0, ""
     if rollout is not None and rollout.state == RolloutState.CANARY:
         candidate, share, salt = rollout.candidate_version, rollout.share, rollout.salt
-    rows = {version: get(session, version) for version in (stable, candidate) if version is not None}
+    shadow = rollout.candidate_version if rollout is not None and rollout.state == RolloutState.SHADOW else None
+    rows = {version: get(session, version) for version in (stable, candidate, shadow) if version is not None}
     base = base_of(rows[stable])
     if candidate is not None and share >= 1.0:
         base = base_of(rows[candidate])
-    matchup = _matchup(session, stable, base)
-    for version in (base, *(matchup or ())):
+    newest, met = matchups.newest(session), [version for version in rows if version != shadow]
+    pair, pool = matchups.pair_of(session, newest, stable, base), matchups.pool_of(session, newest, met, base)
+    for version in (base, *(pair or ()), *pool):
         rows.setdefault(version, get(session, version))
-    return Wanted(stable, candidate, share, salt, matchup, base, {v: _wanted_policy(p) for v, p in rows.items()})
+    held = {version: _wanted_policy(policy) for version, policy in rows.items()}
+    return Wanted(stable, candidate, share, salt, pair, base, held, shadow, pool)
 
 
 def current(session: Session) -> Rollout | None:
@@ -134,12 +150,12 @@ def last_event(session: Session, row: Rollout) -> RolloutEvent:
 
 def step_began(session: Session, row: Rollout) -> datetime:
     """When the candidate got the share that it has."""
-    took = col(RolloutEvent.action).in_([Action.START, Action.ADVANCE, Action.PROMOTE])
+    took = col(RolloutEvent.action).in_([Action.SHADOW, Action.START, Action.ADVANCE, Action.PROMOTE])
     return session.exec(_events_of(row).where(took).limit(1)).one().created_at
 
 
 def is_held(session: Session, row: Rollout) -> bool:
-    return row.state == RolloutState.CANARY and last_event(session, row).action == Action.HOLD
+    return row.state in UNDER_WAY and last_event(session, row).action == Action.HOLD
 
 
 def _events_of(row: Rollout) -> SelectOfScalar[RolloutEvent]:
@@ -155,10 +171,14 @@ def start(
     *,
     reason: str = "",
     force: bool = False,
+    shadow: bool = False,
 ) -> Rollout:
-    """Let an accepted policy meet `share` of users. `force` lets one in that the gate has not accepted; say why."""
+    """Let an accepted policy meet `share` of users. `force` lets one in that the gate has not accepted; say why.
+
+    `shadow`: nobody meets it yet; it answers some prompts in the background.
+    """
     alone(session)
-    plan = plan_start(session, version, share, reason=reason, force=force)
+    plan = plan_start(session, version, share, reason=reason, force=force, shadow=shadow)
     forced = force and get(session, version).state != PolicyState.ACCEPTED
     rollout = Rollout(
         state=plan.to_state,
@@ -171,18 +191,23 @@ def start(
     )
     session.add(rollout)
     session.flush()
-    _append_event(session, rollout, Action.START, None, actor=actor, reason=rollout.reason)
+    _append_event(session, rollout, plan.action, None, actor=actor, reason=rollout.reason)
     return rollout
 
 
 def plan_start(
-    session: Session, version: str, share: float | None = None, *, reason: str = "", force: bool = False
+    session: Session,
+    version: str,
+    share: float | None = None,
+    *,
+    reason: str = "",
+    force: bool = False,
+    shadow: bool = False,
 ) -> Plan:
     candidate, running = get(session, version), current(session)
-    if running is not None and running.state == RolloutState.CANARY:
-        raise RolloutRefused(
-            f"{running.candidate_version} is in canary at {running.share:.0%}; promote it or roll it back first"
-        )
+    if running is not None and running.state in UNDER_WAY:
+        where = "in shadow" if running.state == RolloutState.SHADOW else f"in canary at {running.share:.0%}"
+        raise RolloutRefused(f"{running.candidate_version} is {where}; promote it or roll it back first")
     stable = get(session, _stable_version(session, running))
     if candidate.version == stable.version:
         raise RolloutRefused(f"{version} is the policy that serves everyone already")
@@ -192,6 +217,8 @@ def plan_start(
     if force and not reason.strip():
         raise RolloutRefused("a forced rollout needs a reason, which is kept")
     swaps = base_of(candidate) != base_of(stable)
+    if shadow:
+        return _plan_shadow(version, stable.version, share, swaps=swaps)
     if share is None:
         share = 1.0 if swaps else STEPS[0]
     if not 0.0 < share <= 1.0:
@@ -202,6 +229,16 @@ def plan_start(
             f"start it at share 1, not {share:g}"
         )
     return Plan(Action.START, version, stable.version, 0.0, share, _next_state(None, Action.START), swaps)
+
+
+def _plan_shadow(version: str, stable: str, share: float | None, *, swaps: bool) -> Plan:
+    if share is not None:
+        raise RolloutRefused("in shadow nobody meets the candidate, so it has no share: leave one of the two out")
+    if swaps:
+        raise RolloutRefused(
+            f"{version} needs other base weights than {stable}, and one engine cannot hold both: it has no shadow"
+        )
+    return Plan(Action.SHADOW, version, stable, 0.0, 0.0, _next_state(None, Action.SHADOW), swaps_base=False)
 
 
 def advance(session: Session, actor: str = "operator", reason: str = "", *, share: float | None = None) -> Rollout:
@@ -263,17 +300,6 @@ def plan_resume(session: Session) -> Plan:
     if not is_held(session, rollout):
         raise RolloutRefused(f"{rollout.candidate_version} is not held, so there is nothing to resume")
     return _plan(session, rollout, Action.RESUME, rollout.share)
-
-
-def set_matchup(session: Session, first: str | None, second: str | None, actor: str) -> Matchup:
-    """Which two policies comparisons draw from; both None: what serves, against itself."""
-    for version in (first, second):
-        if version is not None:
-            get(session, version)
-    matchup = Matchup(first_version=first, second_version=second, actor=actor)
-    session.add(matchup)
-    session.flush()
-    return matchup
 
 
 def _next_state(state: RolloutState | None, action: Action) -> RolloutState:
@@ -343,15 +369,6 @@ def _stable_version(session: Session, rollout: Rollout | None) -> str:
     if base is None:
         raise NoBase("no base is registered yet; the server registers its model when it starts")
     return base.version
-
-
-def _matchup(session: Session, stable: str, base: str) -> tuple[str, str] | None:
-    """A policy on other base weights cannot be compared live, so such a matchup waits."""
-    newest = session.exec(select(Matchup).order_by(col(Matchup.id).desc())).first()
-    if newest is None or (newest.first_version is None and newest.second_version is None):
-        return None
-    pair = newest.first_version or stable, newest.second_version or stable
-    return pair if all(base_of(get(session, version)) == base for version in pair) else None
 
 
 def _wanted_policy(policy: Policy) -> WantedPolicy:

@@ -64,7 +64,7 @@ def sentence(look: Look | None, plan: RolloutSettings, *, dry_run: bool = False)
     from deploy.decision import Verdict
 
     if look is None:
-        return "No candidate is in canary: there is nothing to watch."
+        return "No candidate is in shadow or in canary: there is nothing to watch."
     decision, evidence = look.decision, look.evidence
     if decision.verdict is not Verdict.HOLD and not allowed(decision, plan):
         return f"{evidence.candidate} may go on, by hand (`kudos rollout advance`): {decision.reason}."
@@ -72,7 +72,7 @@ def sentence(look: Look | None, plan: RolloutSettings, *, dry_run: bool = False)
         Verdict.ROLL_BACK: "leaves service",
         Verdict.ADVANCE: f"goes to {decision.share:.0%} of users",
         Verdict.PROMOTE: "becomes the stable policy",
-        Verdict.HOLD: f"stays at {evidence.share:.0%} of users",
+        Verdict.HOLD: "stays in shadow" if evidence.in_shadow else f"stays at {evidence.share:.0%} of users",
     }[decision.verdict]
     text = f"{evidence.candidate} {what}: {decision.reason}."
     if decision.verdict is Verdict.HOLD or look.acted:
@@ -96,6 +96,19 @@ def print_look(console: Console, look: Look, plan: RolloutSettings) -> None:
             str(m.users) if known else "",
         )
     console.print(measures)
+    limits = Table("what must not get much worse", "candidate", "always-valid bounds", "allowed", "users")
+    for g in decision.guardrails:
+        number = "{:.2f} times" if g.ratio else "{:+.1%}"
+        known = g.estimate is not None
+        lowest = "" if g.lowest is None else f"{number.format(g.lowest)} to "
+        limits.add_row(
+            g.what,
+            number.format(g.estimate) if known else "too few users",
+            f"[{number.format(g.lower)}, {number.format(g.upper)}]" if known else "",
+            f"{lowest}{number.format(g.highest)}" + ("" if lowest else " at most"),
+            str(g.users) if known else "",
+        )
+    console.print(limits)
     alarms = Table("users who", "of them the candidate's", "at a share of", "p, always valid", "alarm below")
     for alarm in decision.alarms:
         alarms.add_row(

@@ -34,11 +34,29 @@ class RolloutSettings(BaseSettings):
     min_votes: int = Field(default=100, ge=1)
     """Votes and choices that must have been cast on replies of a step before the next one."""
 
+    shadow_replies: int = Field(default=100, ge=1)
+    """Replies that a candidate must have given in shadow before anybody meets it."""
+
     win_rate_margin: float = Field(default=0.05, gt=0.0, le=0.5)
     """How far below one half the candidate's win rate may be, over all users, and still count as no worse."""
 
     net_votes_margin: float = Field(default=0.1, gt=0.0, le=1.0)
     """How many net votes (up less down) per reply may be lost, over all users, and still count as no worse."""
+
+    first_token_ratio: float = Field(default=1.5, gt=1.0)
+    """A candidate that is shown to take more than so many times as long to its first token is rolled back."""
+
+    per_token_ratio: float = Field(default=1.5, gt=1.0)
+    """The same for the time of each further token."""
+
+    length_ratio: float = Field(default=1.25, gt=1.0)
+    """The same for replies that are more than so many times as long, or so many times as short."""
+
+    refusals_margin: float = Field(default=0.05, gt=0.0, le=1.0)
+    """The same for refusals, as a share of replies more than the stable policy's."""
+
+    uniform_pairs: float = Field(default=0.2, gt=0.0, le=1.0)
+    """Of an automatic matchup's comparisons, the part that is drawn from all pairs alike."""
 
     alpha: float = Field(default=0.05, gt=0.0, lt=0.5)
     """The chance that a candidate which is as good as the stable policy is ever rolled back, in a whole rollout."""

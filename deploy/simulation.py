@@ -7,6 +7,7 @@ the shape (runs,) or (runs, people); arm 0 is the stable policy's, arm 1 the can
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from deploy import sequential
 from deploy.decision import ALPHA_PARTS, NET_VOTES_SCALE, WIN_RATE_SCALE
+from deploy.guardrails import BETWEEN, RATIO_SCALE, REFUSALS_SCALE
 from deploy.sequential import Floats
 from deploy.settings import RolloutSettings
 
@@ -33,6 +35,10 @@ class Scenario:
     delay_turns: float = 0.0  # mean number of turns of all people before a vote comes
     lost: float = 0.0  # share of the candidate's users who are never logged
     compared: float = 0.2  # of turns; the others are replies
+    first_token: float = 1.0  # how many times as long the candidate takes
+    per_token: float = 1.0
+    length: float = 1.0  # how many times as long its replies are
+    refusals: float = 0.0  # how many more of its replies refuse, of all
 
 
 SCENARIOS = (
@@ -43,10 +49,22 @@ SCENARIOS = (
     Scenario("late votes", delay_turns=500.0),
     Scenario("late votes, 10 points worse", harm=0.1, delay_turns=500.0),
     Scenario("a fifth of the candidate's users lost", lost=0.2),
+    Scenario("first token takes twice as long", first_token=2.0),
+    Scenario("replies half as long again", length=1.5),
+    Scenario("replies a third shorter", length=2 / 3),
+    Scenario("refuses 15 points more", refusals=0.15),
+    Scenario("at every limit", first_token=1.5, per_token=1.5, length=1.25, refusals=0.05),
 )
 
 
-GUARDRAILS = ("sample_ratio", "net_votes", "win_rate")
+GUARDRAILS = ("sample_ratio", "net_votes", "win_rate", "first_token", "per_token", "length", "refusals")
+MANNERS = {
+    # what is measured of each reply: usual value, and deviations of its logarithm between people and within one's own
+    "first_token": (0.3, 0.4, 0.6),
+    "per_token": (0.03, 0.2, 0.3),
+    "length": (60.0, 0.4, 0.6),
+}
+REFUSED = 0.03  # of the stable policy's replies
 
 
 class Scores:
@@ -94,6 +112,8 @@ class Rollouts:
         self._up_to = np.cumsum(activity) / activity.sum()
         if scenario.heavy:
             self.arm[:, 0] = 1
+        self.manners = {name: Scores(runs, people, 2) for name in (*MANNERS, "refusals")}
+        self.usual = {name: self.rng.normal(0, between, (runs, people)) for name, (_, between, _) in MANNERS.items()}
         self.net_votes = Scores(runs, people, 2)
         self.win_rate = Scores(runs, people, 1)
         self.votes = 0
@@ -105,7 +125,15 @@ class Rollouts:
         return (np.zeros_like(person) if heavy else person), heavy
 
     def reply(self, person: Any) -> None:
-        self.net_votes.add(person, self.arm[np.arange(self.runs), person], count=1.0)
+        runs = np.arange(self.runs)
+        arm = self.arm[runs, person]
+        self.net_votes.add(person, arm, count=1.0)
+        for name, (usual, _, within) in MANNERS.items():
+            times = np.where(arm == 1, getattr(self.scenario, name), 1.0)
+            value = self.usual[name][runs, person] + self.rng.normal(0, within, self.runs) + np.log(usual * times)
+            self.manners[name].add(person, arm, count=1.0, total=value.clip(*BETWEEN[name]))
+        refused = self.rng.random(self.runs) < REFUSED + np.where(arm == 1, self.scenario.refusals, 0.0)
+        self.manners["refusals"].add(person, arm, count=1.0, total=refused.astype(float))
 
     def vote(self, person: Any, heavy: bool) -> None:
         """Up or down, on a reply that was counted."""
@@ -135,6 +163,22 @@ class Rollouts:
             reach = sequential.half_width(variance, self.plan.alpha * ALPHA_PARTS[name], scale)
             reach = np.where(people >= sequential.MIN_USERS, reach, np.inf)
             found[name] = (effect - reach, effect + reach)
+        return found
+
+    def beyond(self) -> dict[str, NDArray[np.bool_]]:
+        """Whether each guardrail is raised, of each run."""
+        found = {}
+        for name, (low, high) in BETWEEN.items():
+            means, variances = self.manners[name].mean_and_variance((high - low) / 2)
+            sides = 2 if name == "length" else 1
+            scale = REFUSALS_SCALE if name == "refusals" else RATIO_SCALE
+            reach = sequential.half_width(variances.sum(1), self.plan.alpha * ALPHA_PARTS[name] / sides, scale)
+            effect, enough = means[:, 1] - means[:, 0], self.manners[name].people.min(1) >= sequential.MIN_USERS
+            limit = _limit(name, self.plan)
+            raised = effect - reach > limit
+            if name == "length":
+                raised |= effect + reach < -limit
+            found[name] = raised & enough
         return found
 
     def mismatched(self) -> NDArray[np.bool_]:
@@ -168,6 +212,7 @@ def simulate(
             "sample_ratio": rollouts.mismatched(),
             "net_votes": net_upper < 0.0,
             "win_rate": win_upper < 0.5,
+            **rollouts.beyond(),
             "no_worse": (net_lower > -plan.net_votes_margin) & (win_lower > 0.5 - plan.win_rate_margin),
         }
         for name, now in seen.items():
@@ -187,6 +232,12 @@ def simulate(
             rollouts.vote(voter, always_down)
             look()
     return _summary(scenario, first, runs=runs, votes=rollouts.votes)
+
+
+def _limit(name: str, plan: RolloutSettings) -> float:
+    if name == "refusals":
+        return plan.refusals_margin
+    return math.log(getattr(plan, f"{name}_ratio"))
 
 
 def _summary(scenario: Scenario, first: dict[str, Floats], *, runs: int, votes: int) -> dict[str, Any]:

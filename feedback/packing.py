@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+BYTES_PER_ID = 4
+
 
 def pack_ids(ids: Sequence[int]) -> bytes:
     return np.asarray(ids, dtype="<i4").tobytes()

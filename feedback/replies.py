@@ -14,6 +14,7 @@ from sqlmodel import SQLModel
 
 from feedback.errors import IllegalTransition, UnknownTarget, UserErased
 from feedback.packing import pack_ids, pack_logprobs
+from feedback.refusals import refuses
 from feedback.schema import Comparison, Conversation, Replica, Reply, ReplyState, User, now
 from feedback.statements import columns, insert_ignore, insert_many, table
 from feedback.tombstones import erased_among
@@ -108,7 +109,12 @@ def finish_reply(
     if token_ids is not None and logprobs is not None and len(token_ids) != len(logprobs):
         raise ValueError(f"{len(token_ids)} token ids but {len(logprobs)} logprobs")
     text = storable(text)
-    values: dict[str, Any] = {"state": str(state), "text": text, "finished_at": finished_at or now()}
+    values: dict[str, Any] = {
+        "state": str(state),
+        "text": text,
+        "finished_at": finished_at or now(),
+        "refused": refuses(text),
+    }
     optional = {
         "token_ids": None if token_ids is None else pack_ids(token_ids),
         "logprobs": None if logprobs is None else pack_logprobs(logprobs),
@@ -138,6 +144,18 @@ def finish_reply(
         raise UnknownTarget(f"there is no reply {reply_id}")
     if (found.state, found.text) != (str(state), text):
         raise IllegalTransition(f"reply {reply_id} is {found.state} already; it cannot become {state}")
+
+
+def append_shadow(session: Session, reply: Reply) -> None:
+    """A reply that is whole already and that nobody saw. Not kept when what it belongs to is gone meanwhile."""
+    conversation = columns(Conversation)
+    still_there = select(conversation.id).where(
+        conversation.id == reply.conversation_id,
+        conversation.user_id == reply.user_id,
+        conversation.deleted_at.is_(None),
+    )
+    if session.execute(still_there).first() is not None:
+        _append(session, reply)
 
 
 def recover_unfinished(session: Session, replica_id: str) -> int:

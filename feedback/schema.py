@@ -80,6 +80,7 @@ class PolicyState(StrEnum):
 
 
 class RolloutState(StrEnum):
+    SHADOW = "shadow"  # the candidate answers some prompts in the background; nobody sees it
     CANARY = "canary"  # the candidate takes `share` of users
     PROMOTED = "promoted"  # the candidate is the stable policy
     ROLLED_BACK = "rolled_back"  # the candidate serves nobody
@@ -128,6 +129,10 @@ class Conversation(SQLModel, table=True):
 _STREAMING = text("state = 'streaming'")
 
 
+SHADOW = "shadow"
+"""Arm and source of a reply that a candidate gave in the background: shown to nobody, voted on by nobody."""
+
+
 class Reply(SQLModel, table=True):
     __tablename__ = "reply"
     __table_args__ = (
@@ -159,9 +164,9 @@ class Reply(SQLModel, table=True):
     mixed_versions: list[str] | None = Field(
         default=None, sa_column=Column(JSON(none_as_null=True))
     )  # set: never trained on
-    arm: str = "stable"  # stable, canary, left, right, imported
+    arm: str = "stable"  # stable, canary, shadow, left, right, imported
     propensity: float = 1.0  # the probability with which the arm was chosen
-    source: str = "chat"  # chat, or the name of an import
+    source: str = "chat"  # chat, shadow (nobody saw it), or the name of an import
     replica_id: str | None = None  # the server that generates it
     safety_flag: str | None = None  # rules, classifier: what of the safety filter flagged it; None: nothing did
     safety: dict[str, Any] | None = Field(
@@ -169,6 +174,7 @@ class Reply(SQLModel, table=True):
     )  # the filter's verdict, and which filter's; None: there was none
     prompt_version: str | None = None  # of the system prompt that the operator chose; None: the client's own, or none
     prompt_propensity: float | None = None  # the probability with which it was chosen
+    refused: bool | None = None  # its text refuses to answer: see feedback.refusals; None: nobody looked
 
 
 class Comparison(SQLModel, table=True):
@@ -263,7 +269,7 @@ class RolloutEvent(SQLModel, table=True):
 
     id: int | None = Field(default=None, primary_key=True)
     rollout_id: int = Field(index=True)
-    action: str  # start, advance, hold, resume, promote, rollback
+    action: str  # shadow, start, advance, hold, resume, promote, rollback
     from_state: str | None = None
     to_state: str
     share: float
@@ -274,13 +280,17 @@ class RolloutEvent(SQLModel, table=True):
 
 
 class Matchup(SQLModel, table=True):
-    """Which two policies comparisons draw from; the newest row counts. Both empty: what serves, against itself."""
+    """Which policies comparisons draw from; the newest row counts. All empty: what serves, against itself."""
 
     __tablename__ = "matchup"
 
     id: int | None = Field(default=None, primary_key=True)
     first_version: str | None = None
     second_version: str | None = None
+    automatic: bool = False  # pairs are drawn by what is known of their strengths, from `versions`
+    versions: list[str] | None = Field(
+        default=None, sa_column=Column(JSON(none_as_null=True))
+    )  # None: what replicas hold anyhow
     actor: str
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 

@@ -4,10 +4,31 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Executable, Table
+from sqlalchemy import Executable, Float, Table
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.functions import GenericFunction
 from sqlmodel import SQLModel
+
+
+class seconds_between(GenericFunction[float]):
+    """(earlier, later): the time from one to the other. SQLite keeps milliseconds only."""
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(seconds_between, "sqlite")
+def _on_sqlite(element: Any, compiler: Any, **options: Any) -> str:
+    earlier, later = (compiler.process(each, **options) for each in element.clauses)
+    return f"((julianday({later}) - julianday({earlier})) * 86400.0)"
+
+
+@compiles(seconds_between, "postgresql")
+def _on_postgresql(element: Any, compiler: Any, **options: Any) -> str:
+    earlier, later = (compiler.process(each, **options) for each in element.clauses)
+    return f"CAST(EXTRACT(EPOCH FROM ({later} - {earlier})) AS DOUBLE PRECISION)"
 
 
 def table(model: type[SQLModel]) -> Table:

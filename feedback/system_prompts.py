@@ -13,7 +13,7 @@ from sqlmodel import col, func, select
 from feedback.errors import BadPrompt, UnknownPrompt
 from feedback.schema import ApiKey, PromptUse, PromptVersion
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+NAME = r"[a-z0-9][a-z0-9_-]{0,63}"
 MAX_CHARS = 32_768
 MAX_ARMS = 16
 
@@ -24,7 +24,7 @@ def add_prompt(session: Session, *, name: str, text: str, actor: str) -> tuple[P
     Raises:
         BadPrompt
     """
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(NAME, name):
         raise BadPrompt(
             f"{name[:80]!r} is no name for a prompt: use up to 64 of a-z, 0-9, _ and -, a letter or digit first"
         )

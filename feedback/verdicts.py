@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Column, MetaData, Table, func, select
 from sqlalchemy.orm import Session
 
-from feedback.schema import Comparison, Conversation, Reply, TargetKind, User, Vote
+from feedback.schema import SHADOW, Comparison, Conversation, Reply, TargetKind, User, Vote
 from feedback.statements import columns, table
 
 # A MetaData of its own: the view must never be created, or compared, as a table.
@@ -105,7 +105,10 @@ def counts(session: Session) -> Counts:
             .order_by(view.choice)
         ),
         replies=grouped(
-            select(columns(Reply).state, func.count()).group_by(columns(Reply).state).order_by(columns(Reply).state)
+            select(columns(Reply).state, func.count())
+            .where(columns(Reply).source != SHADOW)
+            .group_by(columns(Reply).state)
+            .order_by(columns(Reply).state)
         ),
     )
 

@@ -11,12 +11,12 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import FromClause, Select, and_, bindparam, func, select
+from sqlalchemy import FromClause, Select, and_, bindparam, false, func, select
 from sqlalchemy.orm import Session
 
 from feedback.ballots import Ballot, check_key, member
 from feedback.errors import IdempotencyConflict, StorageBusy, UnknownTarget, Unvotable
-from feedback.schema import Comparison, Conversation, Reply, ReplyState, TargetKind, Vote, now
+from feedback.schema import SHADOW, Comparison, Conversation, Reply, ReplyState, TargetKind, Vote, now
 from feedback.statements import columns, insert_ignore, table
 
 _ATTEMPTS = 100  # of a vote that keeps meeting another revision of itself
@@ -163,8 +163,9 @@ def _target_statement(kind: str) -> Select[Any]:
         target = table(Reply)
         replies: list[FromClause] = [target]
         joined = target.outerjoin(table(Conversation), conversation.id == target.c.conversation_id)
+        unseen = target.c.source == SHADOW
     else:
-        target = table(Comparison)
+        target, unseen = table(Comparison), false()
         replies = [table(Reply).alias("left_reply"), table(Reply).alias("right_reply")]
         joined = target.outerjoin(table(Conversation), conversation.id == target.c.conversation_id)
         joined = joined.join(replies[0], replies[0].c.id == target.c.left_reply_id)
@@ -186,7 +187,7 @@ def _target_statement(kind: str) -> Select[Any]:
             _VOTE.c.body_digest,
         )
         .select_from(joined)
-        .where(target.c.id == bindparam("target"))
+        .where(target.c.id == bindparam("target"), ~unseen)
         .order_by(_VOTE.c.revision.desc())
         .limit(1)
     )

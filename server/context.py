@@ -11,7 +11,7 @@ from sqlmodel import Session, col, select
 from feedback.errors import UnknownTarget
 from feedback.ids import new_id
 from feedback.samples import CONTENT_FILTER
-from feedback.schema import Comparison, Conversation, Reply, ReplyState, TargetKind
+from feedback.schema import SHADOW, Comparison, Conversation, Reply, ReplyState, TargetKind
 from feedback.verdicts import effective_vote
 from server import metrics
 from server.chat_request import ChatRequest
@@ -144,7 +144,12 @@ def _continues(messages: list[dict[str, Any]]) -> bool:
 def find_place(session: Session, user_id: str, conversation_id: str | None, regenerate_of: str | None) -> Place:
     if regenerate_of is not None:
         reply = session.get(Reply, regenerate_of)
-        if reply is None or reply.user_id != user_id or conversation_id not in (None, reply.conversation_id):
+        if (
+            reply is None
+            or reply.source == SHADOW
+            or reply.user_id != user_id
+            or conversation_id not in (None, reply.conversation_id)
+        ):
             raise UnknownTarget(f"there is no reply {regenerate_of}")
         _check_conversation(session, user_id, reply.conversation_id)
         return Place(reply.conversation_id, reply.parent_id)
@@ -175,6 +180,7 @@ def _last_seen(session: Session, conversation_id: str) -> Reply | None:
         select(Reply)
         .where(
             Reply.conversation_id == conversation_id,
+            Reply.source != SHADOW,
             col(Reply.state).in_((ReplyState.COMPLETE.value, ReplyState.STOPPED.value)),
             Reply.text != "",
         )

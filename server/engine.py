@@ -55,9 +55,17 @@ class Engine(Protocol):
         """Raises RequestRefused for a constraint that the engine cannot keep to."""
 
     def generate(
-        self, request_id: str, prompt_token_ids: Sequence[int], sampling: Sampling, version: str
+        self,
+        request_id: str,
+        prompt_token_ids: Sequence[int],
+        sampling: Sampling,
+        version: str,
+        *,
+        background: bool = False,
     ) -> AsyncGenerator[Chunk, None]:
         """Ends after a chunk with a finish reason. Closing the iterator, or cancelling, ends the generation.
+
+        What runs in the background waits for everything that does not.
 
         Raises:
             EngineDead, RequestRefused

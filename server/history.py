@@ -11,7 +11,7 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from feedback.errors import UnknownTarget
-from feedback.schema import Comparison, Conversation, Reply, TargetKind, Vote, now
+from feedback.schema import SHADOW, Comparison, Conversation, Reply, TargetKind, Vote, now
 from feedback.verdicts import effective_vote
 
 _VOTE_FIELDS = ("thumb", "rating", "reasons", "comment", "correction", "harmful", "choice")
@@ -30,7 +30,9 @@ def listed(session: Session, user_id: str, limit: int, before: str | None = None
 def whole(session: Session, user_id: str, conversation_id: str) -> dict[str, Any]:
     conversation = own(session, user_id, conversation_id)
     replies = session.exec(
-        select(Reply).where(Reply.conversation_id == conversation_id).order_by(col(Reply.created_at), col(Reply.id))
+        select(Reply)
+        .where(Reply.conversation_id == conversation_id, Reply.source != SHADOW)
+        .order_by(col(Reply.created_at), col(Reply.id))
     ).all()
     comparisons = session.exec(select(Comparison).where(Comparison.conversation_id == conversation_id)).all()
     votes = _votes(session, user_id, [*(reply.id for reply in replies), *(each.id for each in comparisons)])
@@ -61,7 +63,7 @@ def whole(session: Session, user_id: str, conversation_id: str) -> dict[str, Any
 
 def one(session: Session, user_id: str, reply_id: str) -> dict[str, Any]:
     reply = session.get(Reply, reply_id)
-    if reply is None or reply.user_id != user_id:
+    if reply is None or reply.user_id != user_id or reply.source == SHADOW:
         raise UnknownTarget(f"there is no reply {reply_id}")
     own(session, user_id, reply.conversation_id)
     vote = _votes(session, user_id, [reply_id]).get(reply_id)

@@ -60,12 +60,19 @@ safety_check_seconds = Histogram(
 )
 replies_total = Counter("kudos_chat_replies_total", "Replies, by how they ended.", ["track", "state"])
 
+refusals_total = Counter("kudos_chat_refusals_total", "Replies whose words refuse to answer.", ["track"])
 rate_limited_total = Counter(
     "kudos_chat_rate_limited_total",
     "Requests refused because a minute's worth was used up, by unit (requests, tokens) and whose (key, user).",
     ["unit", "whose"],
 )
 
+shadow_replies_total = Counter(
+    "kudos_shadow_replies_total",
+    "Replies of a candidate in shadow: complete, failed, discarded (what the person got says nothing beside it), "
+    "dropped (not begun, as the engine was busy).",
+    ["result"],
+)
 votes_total = Counter(
     "kudos_feedback_votes_total", "Votes as they were answered.", ["kind", "value", "track", "result"]
 )
@@ -95,11 +102,21 @@ policy_swap_seconds = Histogram(
 )
 policy_info = Gauge("kudos_policy_info", "1 for each policy that serves, by track.", ["version", "track"])
 policy_missing = Gauge("kudos_policy_missing", "Policies that this server should hold and does not.")
+replicas = Gauge(
+    "kudos_replicas",
+    "Servers of this deployment, by their rows: in_step (ready, and it holds all that is wanted), behind, silent.",
+    ["state"],
+)
 mixed_replies_total = Counter("kudos_mixed_policy_replies_total", "Replies that a full swap cut in two.")
 rollout_share_ratio = Gauge("kudos_rollout_share_ratio", "Share of users that each track has.", ["track"])
 rollout_effect = Gauge(
     "kudos_rollout_effect",
     "How much better the candidate is than the stable policy, by measure: 0 where they are alike, NaN while unknown.",
+    ["metric", "bound"],
+)
+rollout_guardrail = Gauge(
+    "kudos_rollout_guardrail",
+    "Times, length and refusals of the candidate: over the stable policy's, refusals less it. NaN while unknown.",
     ["metric", "bound"],
 )
 rollout_sample_ratio_mismatch = Gauge(
@@ -151,6 +168,9 @@ training_measures = {
 # What has not happened yet is 0 from the start: the first time it does, an increase is seen.
 for _track in TRACKS:
     harm_flags_total.labels(_track)
+    refusals_total.labels(_track)
+for _result in ("complete", "failed", "discarded", "dropped"):
+    shadow_replies_total.labels(_result)
 for _source in ("rules", "classifier"):
     safety_flags_total.labels(NO_TRACK, "input", _source)
     for _track in TRACKS:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from deploy.rollout import Wanted
@@ -56,8 +56,23 @@ class Pairing:
     propensity: float  # of these policies on these sides
 
 
-def pair(user_id: str, wanted: Wanted, held: Collection[str], fallback: str, draw: random.Random) -> Pairing:
-    """The two policies of a comparison: the matchup; else in a canary both arms; else what serves, twice."""
+def pair(
+    user_id: str,
+    wanted: Wanted,
+    held: Collection[str],
+    fallback: str,
+    draw: random.Random,
+    *,
+    odds: Mapping[tuple[str, str], float] | None = None,
+) -> Pairing:
+    """The two policies of a comparison: the matchup; else in a canary both arms; else what serves, twice.
+
+    `odds`: of pairs of held policies, in an automatic matchup. Where there are any they come first.
+    """
+    if odds:
+        [(first, second)] = draw.choices(list(odds), list(odds.values()))
+        left, right = (first, second) if draw.random() < 0.5 else (second, first)
+        return Pairing(left, right, odds[first, second] / 2)
     candidates = [wanted.matchup] if wanted.matchup else []
     if wanted.candidate is not None:
         candidates.append((wanted.stable, wanted.candidate))

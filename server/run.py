@@ -23,6 +23,7 @@ from server.app import make_app
 from server.engine import Engine
 from server.errors import BadConfiguration
 from server.identity import Identities, cookie_secret, ensure_operator_key, live_keys
+from server.pairing import Draws
 from server.prompts import Prompts
 from server.protocol import Protocol
 from server.residency import Residency
@@ -85,12 +86,15 @@ async def serving(
         )
         if settings.safety_file is not None:
             safety = await asyncio.to_thread(Filter, settings.safety_file, settings.home)
-        services = Services(settings, store, ledger, engine, prompts, identities, residency, plan, safety)
-        supervision = asyncio.create_task(supervise(store, residency, plan)) if plan.watch else None
+        draws = Draws(store, residency, plan)
+        services = Services(settings, store, ledger, engine, prompts, identities, residency, plan, draws, safety)
+        watching = {asyncio.create_task(draws.keep_fresh())}
+        if plan.watch:
+            watching.add(asyncio.create_task(supervise(store, residency, plan)))
         yield make_app(services), services
-        if supervision is not None:
-            supervision.cancel()
-            await asyncio.wait({supervision})
+        for task in watching:
+            task.cancel()
+        await asyncio.wait(watching)
         await services.finish_background()
         await residency.close()
     finally:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from typing import Any
 
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
+from deploy.replicas import Standing, standing_of
 from feedback.errors import StorageError
 from feedback.health import database_bytes
 from feedback.schema import RunState, TrainingRun
@@ -31,6 +33,9 @@ async def scrape(services: Services) -> bytes:
 def look_up(session: Session) -> None:
     metrics.effective_votes.set(count_votes(session))
     metrics.database_bytes.set(database_bytes(session))
+    standings = Counter(standing for _, standing in standing_of(session))
+    for standing in Standing:
+        metrics.replicas.labels(standing.value).set(standings[standing])
     states: dict[str, int] = dict(
         session.execute(select(TrainingRun.state, func.count()).group_by(TrainingRun.state)).tuples().all()
     )

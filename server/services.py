@@ -27,6 +27,7 @@ from server.settings import Settings
 from server.system_prompts import PromptBook
 
 if TYPE_CHECKING:
+    from server.pairing import Draws
     from server.residency import Residency
     from server.turn import Turn
 
@@ -43,9 +44,11 @@ class Services:
     identities: Identities
     residency: Residency
     plan: RolloutSettings  # by which rollouts are judged
+    draws: Draws  # of pairs, where a matchup is automatic
     safety: Filter | None = None
     streams: Counter[str] = field(default_factory=Counter)  # user: replies being generated
     live: set[Turn] = field(default_factory=set)
+    shadows: set[str] = field(default_factory=set)  # replies that a candidate in shadow is writing
     draining: bool = False
     limits: Limits = field(init=False)
     prompt_book: PromptBook = field(init=False)

@@ -103,6 +103,15 @@ class Settings(FeedbackSettings):
     swap_wait_seconds: float = Field(default=0.3, ge=0.0, le=60.0)
     """Before a full swap: how long to wait for streams to end. Those that go on are marked as mixed."""
 
+    shadow_share: float = Field(default=0.1, ge=0.0, le=1.0)
+    """While a candidate is in shadow: the part of people's prompts that it answers too, in the background."""
+
+    max_shadow_streams: int = Field(default=4, ge=1)
+    """Replies in shadow being generated at once; what is drawn beyond it is dropped, and counted."""
+
+    shadow_below_streams: int = Field(default=16, ge=1)
+    """No reply in shadow begins while more replies than this are being generated for people."""
+
     engine_restarts: int = Field(default=5, ge=0, le=100)
     """How often in a row a dead engine is started again before the server gives up and ends."""
 

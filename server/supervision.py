@@ -38,6 +38,7 @@ async def supervise(store: Store, residency: Residency, plan: RolloutSettings) -
 def _export(look: Look | None) -> None:
     if look is None:
         metrics.rollout_effect.clear()
+        metrics.rollout_guardrail.clear()
         metrics.rollout_sample_ratio_mismatch.set(0)
         return
     metrics.rollout_decisions_total.labels(look.decision.verdict.value).inc()
@@ -46,6 +47,10 @@ def _export(look: Look | None) -> None:
             value = getattr(measure, bound)
             effect = math.nan if value is None else value - measure.neutral
             metrics.rollout_effect.labels(measure.name, bound).set(effect)
+    for guardrail in look.decision.guardrails:
+        for bound in ("lower", "estimate", "upper", "lowest", "highest"):
+            value = getattr(guardrail, bound)
+            metrics.rollout_guardrail.labels(guardrail.name, bound).set(math.nan if value is None else value)
     for alarm in look.decision.alarms:
         if alarm.name == "sample_ratio":
             metrics.rollout_sample_ratio_mismatch.set(alarm.raised)

@@ -22,6 +22,7 @@ from feedback.errors import FeedbackError, StorageError, UnknownTarget
 from feedback.ids import new_id, prompt_digest
 from feedback.ledger import begin_reply, ensure_conversation, ensure_user, finish_reply
 from feedback.packing import pack_ids
+from feedback.refusals import refuses
 from feedback.replies import storable
 from feedback.samples import CONTENT_FILTER
 from feedback.schema import Reply, ReplyState, now
@@ -76,6 +77,8 @@ class Turn:
         self._begun: asyncio.Future[Any] | None = None
         self._ended = False
         self.interrupted = False
+        self.ended_as: ReplyState | None = None
+        self.over = asyncio.Event()  # its end is written, or cannot be
         self._screen = None if services.safety is None else Screen(services.safety, self.track)
         self.task: asyncio.Task[Any] | None = None  # that sends this turn's body
         self._epoch = services.residency.enter(assignment.version)
@@ -227,7 +230,14 @@ class Turn:
             return asyncio.sleep(0)
         self._ended = True
         # In a task of its own: the request's task may be cancelled while this is under way, and once more.
-        return asyncio.shield(self._services.background(self._write_end(state, durable=durable)))
+        return asyncio.shield(self._services.background(self._write_end_and_tell(state, durable=durable)))
+
+    async def _write_end_and_tell(self, state: ReplyState, *, durable: bool) -> None:
+        try:
+            await self._write_end(state, durable=durable)
+            self.ended_as = state
+        finally:
+            self.over.set()
 
     async def _write_end(self, state: ReplyState, *, durable: bool) -> None:
         """durable: there is a [DONE] to say, but not for what is not durable yet."""
@@ -293,6 +303,7 @@ class Turn:
     def _measure(self, state: ReplyState) -> None:
         track, tokens = self.track, len(self.token_ids)
         metrics.replies_total.labels(track, state.value).inc()
+        metrics.refusals_total.labels(track).inc(refuses(self.text))
         metrics.request_duration_seconds.labels(track).observe(time.perf_counter() - self._started)
         metrics.reply_tokens.labels(track).observe(tokens)
         if tokens > 1:

@@ -77,6 +77,7 @@ class VllmEngine:
             "max_lora_rank": next(rank for rank in _LORA_RANKS if rank >= settings.max_lora_rank),
             "logprobs_mode": "processed_logprobs",
             "enable_prefix_caching": True,
+            "scheduling_policy": "priority",
             "generation_config": "vllm",  # sampling is the request's and ours, not the model folder's
             # vLLM keeps to the backend of its first constrained request, so it is not left to choose one by request.
             # Free white space is where a small model gets lost.
@@ -118,7 +119,13 @@ class VllmEngine:
             raise self._translated(error) from error
 
     async def generate(
-        self, request_id: str, prompt_token_ids: Sequence[int], sampling: Sampling, version: str
+        self,
+        request_id: str,
+        prompt_token_ids: Sequence[int],
+        sampling: Sampling,
+        version: str,
+        *,
+        background: bool = False,
     ) -> AsyncGenerator[Chunk, None]:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -138,7 +145,13 @@ class VllmEngine:
         )
         try:
             async with aclosing(
-                self._llm.generate(_tokens(prompt_token_ids), params, request_id, lora_request=self._adapter(version))
+                self._llm.generate(
+                    _tokens(prompt_token_ids),
+                    params,
+                    request_id,
+                    lora_request=self._adapter(version),
+                    priority=int(background),  # the smaller is served first
+                )
             ) as outputs:
                 async for output in outputs:
                     completion = output.outputs[0]

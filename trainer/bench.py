@@ -169,6 +169,22 @@ def swap(
         raise typer.Exit(1)
 
 
+@app.command()
+def rollout(
+    streams: Annotated[int, typer.Option(min=1, help="Open all the time.")] = 32,
+    bad_votes: Annotated[int, typer.Option(min=40, help="Within which a bad policy must be gone.")] = 1000,
+    good_votes: Annotated[int, typer.Option(min=40, help="Within which a good one must serve everybody.")] = 8000,
+) -> None:
+    """Leave rollouts of bad policies and of a good one to themselves, under live streams. One JSON line; exits 1 where
+    one does not end as it should, or a stream fails."""
+    from trainer.tiny.rollout_bench import measure
+
+    figures = measure(streams=streams, bad_votes=bad_votes, good_votes=good_votes)
+    typer.echo(json.dumps(figures))
+    if not figures["as_expected"] or figures["streams_failed"] or figures["replies_of_two_policies"]:
+        raise typer.Exit(1)
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown, one row a demo."""
 

@@ -8,7 +8,6 @@ please, and one of people whose votes trained nothing (`Judges`).
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from deploy.gate import EvaluationReport
+from feedback.refusals import refuses
 from trainer.agreement import PushedPhrase
 from trainer.assessment import Assessment
 from trainer.backbone import Backbone
@@ -28,11 +28,6 @@ from trainer.reward import repetition
 from trainer.reward_model import RewardModel
 from trainer.sampler import Rollout, Samples
 
-REFUSAL = re.compile(
-    r"\b(i (can(?:no|')t|am not able to|will not|won't) (help|answer|do|talk)|as an ai)\b"
-    r"|我(不能|无法|没法)(帮|回答|谈)",
-    re.I,
-)
 REPETITIVE = 0.2  # share of repeated 3-grams above which a reply counts as repeating itself
 SIMILAR_LENGTH = 0.1
 
@@ -111,8 +106,8 @@ def evaluate(
         kl_nats=kl_nats,
         mean_tokens_candidate=_mean(len(r.reply) for r in new.rollouts),
         mean_tokens_serving=_mean(len(r.reply) for r in old.rollouts),
-        refusal_rate_candidate=_mean(bool(REFUSAL.search(text)) for text in new.texts),
-        refusal_rate_serving=_mean(bool(REFUSAL.search(text)) for text in old.texts),
+        refusal_rate_candidate=_mean(refuses(text) for text in new.texts),
+        refusal_rate_serving=_mean(refuses(text) for text in old.texts),
         repetition_rate_candidate=_mean(repetition(r.reply) > REPETITIVE for r in new.rollouts),
         repetition_rate_serving=_mean(repetition(r.reply) > REPETITIVE for r in old.rollouts),
         safety_flag_rate_candidate=_mean(bool(reward.rules.broken(text)) for text in new.texts),

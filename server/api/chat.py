@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from server import shadow
 from server.answer import Answer
 from server.chat_request import ChatRequest, check_model
 from server.context import question_of, read_question
@@ -102,6 +103,8 @@ async def open_turns(services: Services, identity: Identity, body: ChatRequest) 
         )
         turns.append(Turn(services, each, assignment))
     begin(services, turns)
+    if body.choices == 1:
+        shadow.consider(services, turns[0])
     return turns[::-1]
 
 

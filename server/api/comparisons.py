@@ -76,7 +76,7 @@ async def open_duel(services: Services, identity: Identity, body: ChatRequest, a
     await services.residency.settled()
     check_room(services, user_id, replies=2)  # again: others came while the questions were put together
     residency = services.residency
-    drawn = pair(user_id, residency.wanted, residency.held, residency.serving, _draw)
+    drawn = pair(user_id, residency.wanted, residency.held, residency.serving, _draw, odds=services.draws.odds())
     one, other, propensity = question, question, drawn.propensity
     if prompts and drawn.left == drawn.right:
         (one, other), propensity = prompted, drawn.propensity * prompts[0].propensity

@@ -6,19 +6,21 @@ import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from sqlmodel import Session, col, select
 
-from deploy import controller, policies, replicas, rollout
+from deploy import controller, matchups, policies, replicas, rollout
+from deploy.leaderboard import By, board, choices_of
+from deploy.observed import SHADOW, Evidence, Served
+from deploy.replicas import Standing
 from feedback.schema import Matchup, Policy, Rollout, TrainingRun
 from server.errors import ApiError
 from server.identity import Scope
-from server.leaderboard import standings
 from server.openapi import Responses, body_of
 from server.services import Services, services_of
+from server.shapes import leaderboard, rollouts, shown
 from server.shapes import operators as shapes
-from server.shapes import shown
 from server.wire import parse, read_json
 
 router = APIRouter(prefix="/v1", tags=["operators"])
@@ -39,6 +41,7 @@ class StartBody(_Body):
     share: Annotated[float, Field(gt=0, le=1)] | None = None
     reason: str = ""
     force: bool = False
+    shadow: bool = False
 
 
 class ReasonBody(_Body):
@@ -55,12 +58,14 @@ class MatchupBody(_Body):
     model_config = shown({"first_version": "v1-0a1b2c3d", "second_version": "v0-4e5f6a7b"})
     first_version: str | None = None
     second_version: str | None = None
+    automatic: bool = False
+    versions: list[str] | None = None
 
 
 def _step(kind: type[BaseModel]) -> dict[str, Any]:
     """What OpenAPI says of a step: all answer with the rollout, and need no body."""
     return {
-        "response_model": shapes.Rollout,
+        "response_model": rollouts.Rollout,
         "openapi_extra": body_of(kind, required=False),
         "responses": _REFUSED | _NO_ROLLOUT,
     }
@@ -102,22 +107,25 @@ async def one_policy(request: Request, version: str) -> dict[str, Any]:
 
 @router.post(
     "/rollouts",
-    response_model=shapes.Rollout,
+    response_model=rollouts.Rollout,
     openapi_extra=body_of(StartBody),
     responses=_REFUSED | {404: {"description": "There is no such policy"}},
 )
 async def start_rollout(request: Request) -> dict[str, Any]:
-    """Lets a policy meet a share of users. `force` passes over the gate's verdict, and is recorded."""
+    """Lets a policy meet a share of users, or nobody while it answers in shadow.
+
+    `force` passes over the gate's verdict, and is recorded.
+    """
     body = await _asked(request, StartBody)
     return await _change(
         request,
         lambda session, actor: rollout.start(
-            session, body.version, body.share, actor, reason=body.reason, force=body.force
+            session, body.version, body.share, actor, reason=body.reason, force=body.force, shadow=body.shadow
         ),
     )
 
 
-@router.get("/rollouts/current", response_model=shapes.CurrentRollout, responses=_NO_ROLLOUT)
+@router.get("/rollouts/current", response_model=rollouts.CurrentRollout, responses=_NO_ROLLOUT)
 async def current_rollout(request: Request) -> dict[str, Any]:
     """The rollout, what the evidence says now, who did what, and what the replicas hold."""
     services = services_of(request)
@@ -160,32 +168,42 @@ async def rollback(request: Request) -> dict[str, Any]:
     return await _change(request, lambda session, actor: rollout.rollback(session, actor, body.reason))
 
 
-@router.get("/matchup", response_model=shapes.Matchup)
+@router.get("/matchup", response_model=rollouts.Matchup)
 async def get_matchup(request: Request) -> dict[str, Any]:
     """Which two policies comparisons draw from; nulls: the serving one, against itself."""
     services = services_of(request)
     await services.identity(request, Scope.OPERATOR)
 
-    def read(session: Session) -> dict[str, Any]:
-        row = session.exec(select(Matchup).order_by(col(Matchup.id).desc()).limit(1)).first()
-        return _matchup(services, row)
-
-    return await services.read(read)
+    return await services.read(lambda session: _matchup(services, matchups.newest(session)))
 
 
 @router.put(
     "/matchup",
-    response_model=shapes.Matchup,
+    response_model=rollouts.Matchup,
     openapi_extra=body_of(MatchupBody, required=False),
     responses=_REFUSED | {404: {"description": "There is no such policy"}},
 )
 async def put_matchup(request: Request) -> dict[str, Any]:
-    """Sets the two policies that comparisons draw from."""
+    """Sets the two policies that comparisons draw from, or lets pairs be drawn by what is known of them."""
     services = services_of(request)
     identity = await services.identity(request, Scope.OPERATOR)
     body = await _asked(request, MatchupBody)
+    if len(body.versions or ()) > services.settings.max_loras:
+        raise ApiError(
+            422,
+            f"at most {services.settings.max_loras} policies can be held at once (KUDOS_MAX_LORAS)",
+            param="versions",
+            code="invalid_value",
+        )
     await services.write(
-        lambda session: rollout.set_matchup(session, body.first_version, body.second_version, identity.actor)
+        lambda session: matchups.choose(
+            session,
+            body.first_version,
+            body.second_version,
+            identity.actor,
+            automatic=body.automatic,
+            versions=body.versions,
+        )
     )
     services.residency.nudge()
     return await get_matchup(request)
@@ -214,12 +232,22 @@ async def request_training_run(request: Request) -> dict[str, Any]:
     return {"object": "training.request", "requested": True}
 
 
-@router.get("/leaderboard", response_model=shapes.Standings)
-async def leaderboard(request: Request) -> dict[str, Any]:
-    """Who beats whom: each pair of policies with its choices, most judged first."""
+@router.get("/leaderboard", response_model=leaderboard.Leaderboard)
+async def get_leaderboard(
+    request: Request, by: Annotated[By, Query(description="Whom to compare.")] = By.POLICY
+) -> dict[str, Any]:
+    """Who is preferred: strengths with bounds, raw and for replies that look alike; and which pairs are drawn next."""
     services = services_of(request)
     await services.identity(request, Scope.OPERATOR)
-    return {"object": "list", "data": await services.read(standings)}
+    choices = await services.read(lambda session: choices_of(session, by))
+    pool, odds = services.draws.pool, services.draws.odds()
+    pairs = [{"first": first, "second": second, "probability": p} for (first, second), p in odds.items()]
+    return {
+        "object": "leaderboard",
+        "by": by,
+        **await asyncio.to_thread(board, choices),
+        "draws": {"automatic": bool(services.residency.wanted.pool), "held": pool, "pairs": pairs},
+    }
 
 
 async def _asked(request: Request, kind: type[Any]) -> Any:
@@ -248,13 +276,42 @@ async def _current(services: Services) -> dict[str, Any]:
             **_rollout(row),
             "held": rollout.is_held(session, row),
             "decision": look.decision.as_dict() if look else None,  # what the evidence says now
+            "evidence": _evidence(look.evidence) if look else None,
+            "plan": services.plan.model_dump(exclude={"watch", "look_seconds"}),
             "events": [
                 event.model_dump(exclude={"rollout_id"}) for event, of in rollout.events(session) if of.id == row.id
             ],
-            "replicas": [{**replica.model_dump(), "heard_of": heard} for replica, heard in replicas.replicas(session)],
+            "replicas": [
+                {**replica.model_dump(), "heard_of": standing is not Standing.SILENT, "standing": standing}
+                for replica, standing in replicas.standing_of(session)
+            ],
         }
 
     return await services.read(read)
+
+
+def _evidence(found: Evidence) -> dict[str, Any]:
+    """How much there is to go by, by step and arm."""
+    steps: dict[tuple[float, bool], list[Served]] = {}
+    for row in found.served:
+        steps.setdefault((row.share, row.candidate), []).append(row)
+    return {
+        "minutes": found.minutes,
+        "step_votes": found.step_votes,
+        "comparing_users": len(found.compared),
+        "served": [
+            {
+                "share": share,
+                "arm": "shadow" if share == SHADOW and candidate else "canary" if candidate else "stable",
+                "users": len(rows),
+                "replies": sum(row.manner.replies for row in rows),
+                "failed": sum(row.failed for row in rows),
+                "up": sum(row.up for row in rows),
+                "down": sum(row.down for row in rows),
+            }
+            for (share, candidate), rows in sorted(steps.items())
+        ],
+    }
 
 
 def _rollout(row: Rollout) -> dict[str, Any]:
@@ -271,6 +328,7 @@ def _wanted(services: Services) -> dict[str, Any]:
         "stable": wanted.stable,
         "candidate": wanted.candidate,
         "share": wanted.share,
+        "shadow": wanted.shadow,
         "base": wanted.base,
         "matchup": wanted.matchup,
         "serving": services.residency.serving,
@@ -281,11 +339,14 @@ def _wanted(services: Services) -> dict[str, Any]:
 
 def _matchup(services: Services, row: Matchup | None) -> dict[str, Any]:
     first, second = (row.first_version, row.second_version) if row else (None, None)
-    held = services.residency.held
+    automatic, held = bool(row and row.automatic), services.residency.held
+    named = (row.versions if row and row.versions else services.residency.wanted.pool) if automatic else (first, second)
     return {
         "object": "matchup",
         "first_version": first,
         "second_version": second,
-        # Whether this replica draws from it already: both must be loaded and proved.
-        "ready": all(version is None or version in held for version in (first, second)),
+        "automatic": automatic,
+        "versions": row.versions if row else None,
+        # Whether this replica draws from it already: all must be loaded and proved.
+        "ready": all(version is None or version in held for version in named),
     }

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlmodel import Session
 
 from feedback.schema import PromptUse, PromptVersion
-from feedback.system_prompts import MAX_ARMS, MAX_CHARS, add_prompt, find_prompt, prompt_versions, set_use, uses
+from feedback.system_prompts import MAX_ARMS, MAX_CHARS, NAME, add_prompt, find_prompt, prompt_versions, set_use, uses
 from server.identity import Scope
 from server.openapi import body_of
 from server.services import services_of
@@ -26,8 +26,8 @@ class _Body(BaseModel):
 
 class NewPrompt(_Body):
     model_config = shown({"name": "shop", "text": "You work in a shop. Answer in one sentence."})
-    name: str
-    text: Annotated[str, Field(max_length=MAX_CHARS)]
+    name: Annotated[str, Field(pattern=f"^{NAME}$")]
+    text: Annotated[str, Field(max_length=MAX_CHARS, pattern=r"\S")]
 
 
 class Arm(_Body):
@@ -37,7 +37,16 @@ class Arm(_Body):
 
 
 class Use(_Body):
-    model_config = shown({"arms": [{"version": "shop@2"}, {"version": "shop@3", "weight": 2.0}], "key_id": None})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"arms": [{"version": "shop@2"}, {"version": "shop@3", "weight": 2.0}], "key_id": None}],
+            # null is what all others get, so all others cannot get it.
+            "anyOf": [
+                {"properties": {"arms": {"type": "array"}}},
+                {"required": ["key_id"], "properties": {"key_id": {"type": "string"}}},
+            ],
+        }
+    )
     arms: Annotated[list[Arm], Field(max_length=MAX_ARMS)] | None
     """Empty: no prompt. null, for a key: what all others get."""
     key_id: str | None = None

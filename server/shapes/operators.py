@@ -1,12 +1,11 @@
-"""What operators and machines see: policies with their lines, rollouts, training runs, standings, state and health."""
+"""What operators and machines see: policies with their lines, training runs, prompts, state and health."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any, Literal
 
-from deploy.decision import Standing, Verdict
-from feedback.schema import PolicyKind, PolicyState, RolloutState, RunState
+from feedback.schema import PolicyKind, PolicyState, RunState
 from server.shapes import Shape, shown
 
 _AT = "2026-11-27T12:00:00Z"
@@ -24,18 +23,6 @@ _POLICY = {
     "report": {"win_rate": 0.61},
     "refusals": [],
     "created_at": _AT,
-}
-_ROLLOUT = {
-    "object": "rollout",
-    "id": 3,
-    "state": "canary",
-    "candidate_version": "v1-0a1b2c3d",
-    "stable_version": "v0-4e5f6a7b",
-    "share": 0.05,
-    "started_by": "operator",
-    "reason": "",
-    "created_at": _AT,
-    "updated_at": _AT,
 }
 
 
@@ -61,6 +48,8 @@ class WantedPolicies(Shape):
     stable: str | None
     candidate: str | None
     share: float
+    shadow: str | None
+    """A candidate that nobody meets, which answers some prompts in the background."""
     base: str | None
     matchup: list[str | None] | None
     serving: str | None
@@ -78,6 +67,7 @@ class Policies(Shape):
                 "stable": "v0-4e5f6a7b",
                 "candidate": "v1-0a1b2c3d",
                 "share": 0.05,
+                "shadow": None,
                 "base": "v0-4e5f6a7b",
                 "matchup": None,
                 "serving": "v0-4e5f6a7b",
@@ -127,121 +117,6 @@ class PolicyWithLineage(Policy):
         }
     )
     lineage: PolicyLineage
-
-
-class Rollout(Shape):
-    model_config = shown(_ROLLOUT)
-    object: Literal["rollout"]
-    id: int
-    state: RolloutState
-    candidate_version: str
-    stable_version: str
-    share: float
-    started_by: str
-    reason: str
-    created_at: datetime
-    updated_at: datetime
-
-
-class RolloutEvent(Shape):
-    id: int
-    action: str
-    from_state: RolloutState | None
-    to_state: RolloutState
-    share: float
-    actor: str
-    reason: str
-    created_at: datetime
-    hash: str
-    """Over the hash of the event before it and this one's content."""
-
-
-class Replica(Shape):
-    id: str
-    address: str
-    ready: bool
-    base_version: str | None
-    holds: list[str]
-    problems: dict[str, str]
-    started_at: datetime
-    heartbeat_at: datetime
-    heard_of: bool
-    """Within the last half minute."""
-
-
-class Measure(Shape):
-    name: str
-    neutral: float
-    needed: float
-    users: int
-    estimate: float | None
-    lower: float | None
-    upper: float | None
-    standing: Standing
-
-
-class Alarm(Shape):
-    name: str
-    share: float
-    candidate: int
-    users: int
-    p_value: float
-    alpha: float
-    raised: bool
-
-
-class Decision(Shape):
-    verdict: Verdict
-    reason: str
-    share: float
-    measures: list[Measure]
-    alarms: list[Alarm]
-
-
-class CurrentRollout(Rollout):
-    model_config = shown(
-        {
-            **_ROLLOUT,
-            "held": False,
-            "decision": {
-                "verdict": "hold",
-                "reason": "3 of 50 votes",
-                "share": 0.05,
-                "measures": [],
-                "alarms": [],
-            },
-            "events": [
-                {
-                    "id": 5,
-                    "action": "start",
-                    "from_state": None,
-                    "to_state": "canary",
-                    "share": 0.05,
-                    "actor": "operator",
-                    "reason": "",
-                    "created_at": _AT,
-                    "hash": "9f" * 32,
-                }
-            ],
-            "replicas": [],
-        }
-    )
-    held: bool
-    decision: Decision | None
-    """What the evidence says now; null where there is nothing to decide."""
-    events: list[RolloutEvent]
-    replicas: list[Replica]
-
-
-class Matchup(Shape):
-    model_config = shown(
-        {"object": "matchup", "first_version": "v1-0a1b2c3d", "second_version": "v0-4e5f6a7b", "ready": True}
-    )
-    object: Literal["matchup"]
-    first_version: str | None
-    second_version: str | None
-    ready: bool
-    """Whether this replica draws from it already."""
 
 
 class Run(Shape):
@@ -295,28 +170,6 @@ class RunRequested(Shape):
     model_config = shown({"object": "training.request", "requested": True})
     object: Literal["training.request"]
     requested: Literal[True]
-
-
-class Standings(Shape):
-    model_config = shown(
-        {
-            "object": "list",
-            "data": [
-                {
-                    "first": "v0-4e5f6a7b",
-                    "second": "v1-0a1b2c3d",
-                    "first_wins": 8,
-                    "second_wins": 19,
-                    "ties": 3,
-                    "both_bad": 2,
-                    "votes": 32,
-                    "first_win_rate": 0.328,
-                }
-            ],
-        }
-    )
-    object: Literal["list"]
-    data: list[dict[str, Any]]
 
 
 class ServingPolicy(Shape):

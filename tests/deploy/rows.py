@@ -6,7 +6,10 @@ from sqlmodel import Session
 
 from feedback.ids import new_id, prompt_digest
 from feedback.ledger import begin_comparison, begin_reply, finish_reply
+from feedback.packing import pack_ids
+from feedback.replies import append_shadow
 from feedback.schema import (
+    SHADOW,
     Choice,
     Comparison,
     Policy,
@@ -81,6 +84,26 @@ def serve(
         if thumb is not None:
             vote(session, user, ids[-1], Ballot(thumb=thumb))
     return ids
+
+
+def shadow(session: Session, user: str, stable: str, candidate: str, *, tokens: int = 9, **fields: object) -> str:
+    """A reply to somebody, and what the candidate said to the same in shadow, with so many tokens."""
+    shown = begin_reply(session, new_reply(user, stable))
+    finish_reply(session, shown, state=ReplyState.COMPLETE, text="Good day.", token_ids=list(range(9)))
+    values: dict[str, object] = {
+        "id": new_id("shadow"),
+        "regenerate_of": shown,
+        "arm": SHADOW,
+        "source": SHADOW,
+        "propensity": 0.1,
+        "state": ReplyState.COMPLETE,
+        "text": "Good day.",
+        "token_ids": pack_ids(range(tokens)),
+        "refused": False,
+    }
+    reply = new_reply(user, candidate, **(values | fields))
+    append_shadow(session, reply)
+    return reply.id
 
 
 def vote(session: Session, user: str, reply_id: str, ballot: Ballot) -> int:

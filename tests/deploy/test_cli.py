@@ -9,7 +9,7 @@ from sqlalchemy import text
 from typer.testing import CliRunner, Result
 
 import deploy.cli
-from deploy import policies, rollout
+from deploy import matchups, policies
 from deploy.gate import judge
 from feedback.schema import Replica, Thumb, TrainingRun, TrainingSample
 from feedback.settings import Settings
@@ -209,13 +209,25 @@ def test_compare_and_the_live_matchup(home: list[str]) -> None:
     assert json.loads(kudos("rollout", "status", "--json").output)["matchup"] == home[1:3]
 
 
+def test_the_matchup_command(home: list[str]) -> None:
+    for wrong in ([], [home[1]], ["--off", home[1], home[2]], ["--off", "--automatic"]):
+        assert "name two policies" in kudos("policy", "matchup", *wrong, code=2).stderr
+    assert "there is no policy 'v99" in kudos("policy", "matchup", home[1], "v99-00000000", code=1).stderr
+    assert "Would: Comparisons" in kudos("policy", "matchup", *home[1:3], "--dry-run").output
+    assert json.loads(kudos("rollout", "status", "--json").output)["matchup"] is None
+    kudos("policy", "matchup", *home[1:3])
+    assert json.loads(kudos("rollout", "status", "--json").output)["matchup"] == home[1:3]
+    assert "least known first" in kudos("policy", "matchup", "--automatic", *home[1:3]).output
+    kudos("policy", "matchup", "--off")
+
+
 def test_status_shows_replicas_and_their_problems(home: list[str]) -> None:
     store = open_store(Settings())
     with store.write() as session:
         session.add(
             Replica(id="r1", address="127.0.0.1:1", ready=True, holds=[home[0]], problems={home[1]: "Truncated: [x]"})
         )
-        rollout.set_matchup(session, None, None, "test")
+        matchups.choose(session, None, None, "test")
     store.close()
     output = kudos("rollout", "status").output
     assert f"{home[1]}: Truncated: [x]" in output

@@ -10,9 +10,9 @@ from deploy import controller, rollout
 from deploy.controller import Look, look
 from deploy.decision import Verdict
 from deploy.settings import RolloutSettings
-from feedback.schema import PolicyKind, RolloutEvent, Thumb
+from feedback.schema import PolicyKind, ReplyState, RolloutEvent, Thumb
 from feedback.store import Store
-from tests.deploy.rows import add_policy, serve
+from tests.deploy.rows import add_policy, serve, shadow
 
 BY_HAND = RolloutSettings(min_minutes=0, min_votes=10, net_votes_margin=0.5)
 AUTOMATIC = RolloutSettings(min_minutes=0, min_votes=10, net_votes_margin=0.5, automatic=True)
@@ -95,6 +95,57 @@ def test_it_goes_on_only_where_that_is_automatic_and_each_step_needs_its_own_vot
     with store.read() as session:
         assert rollout.wanted(session).stable == versions[1]
         assert {event.actor for event, _ in rollout.events(session, 3)} == {"controller"}
+
+
+@pytest.fixture
+def in_shadow(store: Store) -> tuple[str, str]:
+    with store.write() as session:
+        stable, candidate = add_policy(session, 0, PolicyKind.BASE), add_policy(session, 1)
+        rollout.start(session, candidate, None, "ada", shadow=True)
+    return stable, candidate
+
+
+def shadows(store: Store, versions: tuple[str, str], users: int, **fields: object) -> None:
+    with store.write() as session:
+        for user in range(users):
+            shadow(session, f"u{user}", *versions, **fields)  # type: ignore[arg-type]
+
+
+def test_from_shadow_it_goes_on_to_a_few_users_by_the_same_rules(store: Store, in_shadow: tuple[str, str]) -> None:
+    plan = AUTOMATIC.model_copy(update={"shadow_replies": 40})
+    found = seen(look(store, plan))
+    assert found.decision.reason == (
+        "0 of 40 replies in shadow; nothing to compare: 0 of 30 users were answered in shadow too"
+    )
+    shadows(store, in_shadow, 35)
+    assert "35 of 40 replies in shadow" in seen(look(store, plan)).decision.reason
+    shadows(store, in_shadow, 5)
+    by_hand = seen(look(store, BY_HAND.model_copy(update={"shadow_replies": 40})))
+    assert (by_hand.decision.verdict, by_hand.acted, shares(store)) == (Verdict.ADVANCE, False, [0.0])
+    assert seen(look(store, plan)).acted
+    assert shares(store) == [0.0, plan.steps[0]]
+    with store.read() as session:
+        assert rollout.wanted(session).candidate == in_shadow[1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"state": ReplyState.FAILED}, "users who met an error"),
+        ({"tokens": 0}, "length of replies is 0.10 times"),
+        ({"refused": True}, "share of refusals is"),
+    ],
+)
+def test_harm_in_shadow_goes_back_before_anybody_meets_it(
+    store: Store, in_shadow: tuple[str, str], fields: dict[str, object], why: str
+) -> None:
+    shadows(store, in_shadow, 120, **fields)
+    found = seen(look(store, BY_HAND))
+    assert (found.decision.verdict, found.acted) == (Verdict.ROLL_BACK, True)
+    assert why in found.decision.reason
+    assert shares(store) == [0.0, 0.0]
+    with store.read() as session:
+        assert rollout.wanted(session).shadow is None
 
 
 def test_the_minimum_time_counts_from_the_last_event(store: Store, versions: tuple[str, str]) -> None:

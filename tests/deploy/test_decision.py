@@ -6,8 +6,9 @@ from itertools import product
 import pytest
 from pydantic import ValidationError
 
-from deploy.decision import ALPHA_PARTS, Compared, Decision, Evidence, Served, Standing, Verdict, decide
+from deploy.decision import ALPHA_PARTS, Decision, Standing, Verdict, decide
 from deploy.errors import BadPlan
+from deploy.observed import Compared, Evidence, Served
 from deploy.settings import RolloutSettings, read_plan
 
 PLAN = RolloutSettings(min_minutes=30, min_votes=50)
@@ -83,6 +84,15 @@ def test_the_more_people_would_meet_it_the_more_must_be_known() -> None:
     assert "must be above -0.100" in many.reason
 
 
+def test_at_the_last_step_only_harm_stands_against_promotion() -> None:
+    """Nobody is left to compare with there, so a bound that late votes moved a hair back would stay where it is."""
+    late = decide(evidence(0.5, 60, share=1.0), PLAN)
+    assert names(late)["net_votes"] is Standing.UNDECIDED
+    assert late.verdict is Verdict.PROMOTE
+    assert "net votes per reply 0.000, at least -0." in late.reason
+    assert decide(evidence(0.5, 10, share=1.0), PLAN).verdict is Verdict.HOLD  # nobody ever could compare
+
+
 def test_both_measures_have_a_veto_and_one_is_enough() -> None:
     level = [Compared(f"u{user}", won=2, lost=2, level=1) for user in range(600)]
     assert decide(evidence(compared=level), PLAN).verdict is Verdict.ADVANCE
@@ -129,7 +139,9 @@ def test_users_who_are_missing_from_an_arm_go_back() -> None:
 def test_every_guardrail_spends_its_own_part_of_alpha() -> None:
     assert sum(ALPHA_PARTS.values()) == pytest.approx(1.0)
     decision = decide(evidence(), PLAN)
-    assert {each.name for each in (*decision.measures, *decision.alarms)} == set(ALPHA_PARTS)
+    found = (*decision.measures, *decision.alarms, *decision.guardrails)
+    assert {each.name for each in found} == set(ALPHA_PARTS)
+    assert len(found) == len(ALPHA_PARTS)
     for alarm in decision.alarms:
         assert alarm.alpha == pytest.approx(PLAN.alpha * ALPHA_PARTS[alarm.name])
 

@@ -1,17 +1,21 @@
 """What counts as evidence, read from real logs on both databases."""
 
+import math
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from sqlmodel import Session, select
 
 from deploy import rollout
-from deploy.decision import Compared, Evidence, Served
 from deploy.evidence import gather
-from feedback.schema import Choice, PolicyKind, ReplyState, Thumb, Vote
+from deploy.guardrails import FIRST_TOKEN_SECONDS, PER_TOKEN_SECONDS
+from deploy.observed import Compared, Evidence, Manner, Served
+from feedback.ledger import begin_reply, finish_reply
+from feedback.schema import Choice, PolicyKind, ReplyState, Thumb, Vote, now
 from feedback.store import Store
 from feedback.votes import Ballot, withdraw_vote
-from tests.deploy.rows import add_policy, compare, serve, vote
+from tests.deploy.rows import add_policy, compare, new_reply, serve, shadow, vote
 
 UP, DOWN = Thumb.UP, Thumb.DOWN
 
@@ -30,6 +34,11 @@ def gathered(store: Store) -> Evidence:
         row = rollout.current(session)
         assert row is not None
         return gather(session, row)
+
+
+def said(found: Evidence) -> list[Served]:
+    """Without how the replies came."""
+    return [replace(row, manner=Manner()) for row in found.served]
 
 
 def test_a_fresh_rollout_has_none(store: Store, versions: tuple[str, str]) -> None:
@@ -51,7 +60,7 @@ def test_each_user_is_counted_by_arm_and_step(store: Store, versions: tuple[str,
         serve(session, "ann", candidate, 0.6, candidate=True, thumbs=[UP])
         serve(session, "cem", stable, 0.6, candidate=False, thumbs=[UP])
     found = gathered(store)
-    assert list(found.served) == [
+    assert said(found) == [
         Served("ann", True, 0.6, 1, up=1),
         Served("ann", False, 0.25, 3, up=1, down=1),
         Served("bob", True, 0.25, 1, down=1, failed=1),
@@ -71,7 +80,7 @@ def test_minds_that_change_and_votes_that_come_late(store: Store, versions: tupl
         row = session.exec(select(Vote).where(Vote.target_id == quarantined[0])).one()
         row.quarantined = True
         session.add(row)
-    assert list(gathered(store).served) == [
+    assert said(gathered(store)) == [
         Served("bob", True, 0.25, 3, down=1, harmful=1),
         Served("mal", True, 0.25, 2, up=1),
     ]
@@ -79,7 +88,7 @@ def test_minds_that_change_and_votes_that_come_late(store: Store, versions: tupl
         rollout.advance(session, "ada", share=0.6)
         vote(session, "bob", late, Ballot(thumb=DOWN))
     found = gathered(store)
-    assert found.served[0] == Served("bob", True, 0.25, 3, down=2, harmful=1), "it counts for the step it is about"
+    assert said(found)[0] == Served("bob", True, 0.25, 3, down=2, harmful=1), "it counts for the step it is about"
     assert found.step_votes == 0
 
 
@@ -89,7 +98,7 @@ def test_what_the_safety_filter_flagged_counts_as_flagged(store: Store, versions
         serve(session, "bob", candidate, 0.25, candidate=True, safety_flag="rules", state=ReplyState.STOPPED,
               finish_reason="content_filter")  # fmt: skip
         serve(session, "cem", candidate, 0.25, candidate=True, safety_flag="classifier", thumbs=[UP])  # only flagged
-    assert list(gathered(store).served) == [
+    assert said(gathered(store)) == [
         Served("bob", True, 0.25, 0, harmful=1),
         Served("cem", True, 0.25, 1, up=1, harmful=1),
     ]
@@ -109,13 +118,13 @@ def test_what_is_no_part_of_the_experiment(store: Store, versions: tuple[str, st
         compare(session, "hal", stable, candidate, Choice.LEFT, source="import")
         compare(session, "ida", stable, candidate, Choice.LEFT, created_at=began - timedelta(seconds=1))
     found = gathered(store)
-    assert list(found.served) == [Served("eve", True, 0.25, 0)], "served, but by two policies"
+    assert said(found) == [Served("eve", True, 0.25, 0)], "served, but by two policies"
     assert list(found.compared) == []
     with store.write() as session:
         rollout.advance(session, "ada", share=1.0)
         serve(session, "eve", candidate, 1.0, candidate=True, thumbs=[DOWN])
         serve(session, "ann", stable, 0.0, candidate=False, thumbs=[UP])  # a replica that does not hold it yet
-    assert list(gathered(store).served) == [Served("eve", True, 0.25, 0), Served("eve", True, 1.0, 1, down=1)]
+    assert said(gathered(store)) == [Served("eve", True, 0.25, 0), Served("eve", True, 1.0, 1, down=1)]
 
 
 def test_choices_are_seen_from_the_candidates_side(store: Store, versions: tuple[str, str]) -> None:
@@ -154,3 +163,59 @@ def test_a_hold_is_part_of_it_and_time_counts_from_the_last_event(store: Store, 
         rollout.resume(session, "ada")
     assert gathered(store).held == ""
     assert gathered(store).last_event_id > found.last_event_id
+
+
+def test_how_replies_came_and_what_they_were_like(store: Store, versions: tuple[str, str]) -> None:
+    """Logarithms of seconds and of tokens, as means over a user's replies; one that said nothing counts too."""
+    _, candidate = versions
+    asked = now()
+
+    def reply(first: float | None, last: float, tokens: int, text: str, **end: object) -> None:
+        fields = {"arm": "canary", "propensity": 0.25, "created_at": asked}
+        reply_id = begin_reply(session, new_reply("bob", candidate, **fields))
+        finish_reply(
+            session,
+            reply_id,
+            text=text,
+            token_ids=list(range(tokens)),
+            first_token_at=None if first is None else asked + timedelta(seconds=first),
+            finished_at=asked + timedelta(seconds=last),
+            **{"state": ReplyState.COMPLETE, **end},  # type: ignore[arg-type]
+        )
+
+    with store.write() as session:
+        reply(0.1, 1.1, 11, "Good day.")
+        reply(0.4, 0.4, 1, "")
+        reply(0.9, 9.0, 50, "I cannot help with that.", state=ReplyState.FAILED)
+        reply(0.9, 9.0, 50, "I cannot help with that.", mixed_versions=["v0", "v1"])
+        reply(None, 9.0, 3, "I cannot help with that.", state=ReplyState.STOPPED)
+        reply(0.0001, 500.0, 3, "I can help.")
+    [row] = gathered(store).served
+    low, high = FIRST_TOKEN_SECONDS[0], PER_TOKEN_SECONDS[1]
+    assert row.manner.replies == 4
+    assert row.manner.first_token == pytest.approx((math.log(0.1) + math.log(0.4) + math.log(low)) / 3, abs=0.01)
+    assert row.manner.per_token == pytest.approx((math.log(0.1) + math.log(high)) / 2, abs=0.01)
+    assert row.manner.length == pytest.approx((math.log(12) + math.log(2) + 2 * math.log(4)) / 4)
+    assert row.manner.refused == 0.25
+
+
+def test_replies_in_shadow_stand_beside_those_that_people_got(store: Store) -> None:
+    with store.write() as session:
+        stable, candidate = add_policy(session, 0, PolicyKind.BASE), add_policy(session, 1)
+        rollout.start(session, candidate, None, "ada", shadow=True)
+        shadow(session, "ann", stable, candidate, tokens=99)
+        shadow(session, "ann", stable, candidate, tokens=0, state=ReplyState.FAILED)
+        shadow(session, "bob", stable, "v9-00000009")
+        began = rollout.current(session).created_at  # type: ignore[union-attr]
+        shadow(session, "cem", stable, candidate, created_at=began - timedelta(seconds=1))
+        serve(session, "ann", stable, 0.0, candidate=False, thumbs=[UP])  # had no shadow
+    found = gathered(store)
+    assert found.in_shadow
+    assert said(found) == [Served("ann", True, 0.0, 0, failed=1), Served("ann", False, 0.0, 0)]
+    theirs, ours = (row.manner for row in found.served)
+    assert (theirs.replies, theirs.length, theirs.refused) == (1, pytest.approx(math.log(100)), 0.0)
+    assert (ours.replies, ours.length) == (2, pytest.approx(math.log(10)))
+    with store.write() as session:
+        rollout.advance(session, "ada")
+        serve(session, "ann", candidate, 0.05, candidate=True, thumbs=[UP])
+    assert said(gathered(store))[2:] == [Served("ann", True, 0.05, 1, up=1)], "and what was learned in shadow stays"

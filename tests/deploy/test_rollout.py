@@ -16,11 +16,11 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlmodel import Session, func, select
+from sqlmodel import Session, col, func, select
 
-from deploy import errors, rollout
+from deploy import errors, matchups, rollout
 from deploy.audit import audit
-from deploy.rollout import STEPS, TRANSITIONS, Action
+from deploy.rollout import STEPS, TRANSITIONS, UNDER_WAY, Action
 from feedback.schema import PolicyKind, PolicyState, Rollout, RolloutEvent, RolloutState
 from feedback.settings import Settings
 from feedback.store import Store, open_store
@@ -223,22 +223,69 @@ def test_a_hold_lasts_until_somebody_resumes_or_advances(store: Store, versions:
 def test_matchups(store: Store, versions: list[str]) -> None:
     base, first, second, full = versions[:4]
     assert now_wanted(store).matchup is None
-    in_one(store, lambda s: rollout.set_matchup(s, first, second, "ada"))
+    in_one(store, lambda s: matchups.choose(s, first, second, "ada"))
     wanted = now_wanted(store)
     assert wanted.matchup == (first, second)
     assert sorted(wanted.adapters) == [first, second]
-    in_one(store, lambda s: rollout.set_matchup(s, None, second, "ada"))
+    in_one(store, lambda s: matchups.choose(s, None, second, "ada"))
     assert now_wanted(store).matchup == (base, second), "an empty side is what serves"
     in_one(store, lambda s: rollout.start(s, full, None, "ada"))
     assert now_wanted(store).matchup is None, "adapters on another base wait until it returns"
-    in_one(store, lambda s: (rollout.rollback(s, "ada"), rollout.set_matchup(s, None, None, "ada")))
+    in_one(store, lambda s: (rollout.rollback(s, "ada"), matchups.choose(s, None, None, "ada")))
     assert now_wanted(store).matchup is None
     with store.write() as session, pytest.raises(errors.UnknownPolicy):
-        rollout.set_matchup(session, "v99-00000000", None, "ada")
+        matchups.choose(session, "v99-00000000", None, "ada")
+
+
+def test_an_automatic_matchup_names_what_is_drawn_from(store: Store, versions: list[str]) -> None:
+    base, first, second, full = versions[:4]
+    in_one(store, lambda s: matchups.choose(s, None, None, "ada", automatic=True))
+    assert now_wanted(store).pool == (base,)
+    in_one(store, lambda s: rollout.start(s, first, 0.25, "ada"))
+    assert now_wanted(store).pool == (base, first), "what replicas hold anyhow"
+    in_one(store, lambda s: matchups.choose(s, None, None, "ada", automatic=True, versions=[second, full, base]))
+    wanted = now_wanted(store)
+    assert wanted.pool == (second, base), "a policy on other weights waits until they are there"
+    assert sorted(wanted.adapters) == [first, second]
+    for bad in (
+        {"first": first, "automatic": True},
+        {"versions": [first, base]},
+        {"automatic": True, "versions": [base]},
+    ):
+        with store.write() as session, pytest.raises(errors.RolloutRefused):
+            matchups.choose(session, bad.pop("first", None), None, "ada", **bad)  # type: ignore[arg-type]
+    in_one(store, lambda s: matchups.choose(s, None, None, "ada"))
+    assert now_wanted(store).pool == ()
+
+
+def test_in_shadow_a_candidate_is_held_and_met_by_nobody(store: Store, versions: list[str]) -> None:
+    base, first, second, full = versions[:4]
+    in_one(store, lambda s: rollout.start(s, first, None, "ada", shadow=True))
+    wanted = now_wanted(store)
+    assert (wanted.shadow, wanted.candidate, wanted.share, wanted.adapters) == (first, None, 0.0, [first])
+    in_one(store, lambda s: matchups.choose(s, None, None, "ada", automatic=True))
+    assert now_wanted(store).pool == (base,), "no comparison shows it either"
+    with store.write() as session, pytest.raises(errors.RolloutRefused, match="is in shadow; promote it or roll it"):
+        rollout.start(session, second, 0.1, "ada")
+    in_one(store, lambda s: rollout.hold(s, "ada"))
+    with store.read() as session:
+        assert rollout.is_held(session, rollout.current(session))  # type: ignore[arg-type]
+    in_one(store, lambda s: rollout.advance(s, "ada"))
+    wanted = now_wanted(store)
+    assert (wanted.shadow, wanted.candidate, wanted.share) == (None, first, STEPS[0])
+    in_one(store, lambda s: rollout.rollback(s, "ada"))
+    for version, share, why in ((full, None, "it has no shadow"), (first, 0.5, "leave one of the two out")):
+        with store.write() as session, pytest.raises(errors.RolloutRefused, match=why):
+            rollout.start(session, version, share, "ada", shadow=True)
+    with store.read() as session:
+        assert audit(session).broken is None
+        assert [event.action for event, _ in reversed(rollout.events(session))] == [
+            "shadow", "hold", "advance", "rollback",
+        ]  # fmt: skip
 
 
 def test_the_table_has_no_way_out_of_rolled_back() -> None:
-    assert {state for state, _ in TRANSITIONS} == {None, RolloutState.CANARY, RolloutState.PROMOTED}
+    assert {state for state, _ in TRANSITIONS} == {None, *UNDER_WAY, RolloutState.PROMOTED}
     assert {action for _, action in TRANSITIONS} == set(Action)
 
 
@@ -274,6 +321,13 @@ class Operators(RuleBasedStateMachine):
         allowed = self.canary is None and version != self.stack[-1]
         if self.attempt(allowed, lambda s: rollout.start(s, version, share, "m")):
             self.canary, self.share, self.held = version, share or STEPS[0], False
+
+    @rule(index=st.integers(0, 3))
+    def shadow(self, index: int) -> None:
+        version = [self.base, *self.adapters][index]
+        allowed = self.canary is None and version != self.stack[-1]
+        if self.attempt(allowed, lambda s: rollout.start(s, version, None, "m", shadow=True)):
+            self.canary, self.share, self.held = version, 0.0, False
 
     @rule()
     def advance(self) -> None:
@@ -316,12 +370,13 @@ class Operators(RuleBasedStateMachine):
     def wanted_is_the_model(self) -> None:
         with self.store.read() as session:
             wanted = rollout.wanted(session)
-            canaries = session.exec(select(func.count()).where(Rollout.state == RolloutState.CANARY)).one()
+            canaries = session.exec(select(func.count()).where(col(Rollout.state).in_(UNDER_WAY))).one()
             events = session.exec(select(func.count()).select_from(RolloutEvent)).one()
             row = rollout.current(session)
             held = row is not None and rollout.is_held(session, row)
             chain = audit(session)
-        assert (wanted.stable, wanted.candidate, wanted.share) == (self.stack[-1], self.canary, self.share)
+        assert (wanted.stable, wanted.candidate or wanted.shadow) == (self.stack[-1], self.canary)
+        assert (wanted.share, wanted.shadow is not None) == (self.share, self.canary is not None and not self.share)
         assert set(wanted.adapters) == {self.stack[-1], self.canary} - {None, self.base}
         assert canaries == (self.canary is not None)
         assert events == self.events == chain.events

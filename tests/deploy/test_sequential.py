@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 
 from deploy import sequential
-from deploy.decision import Compared, Evidence, Served, decide
+from deploy.decision import decide
+from deploy.observed import Compared, Evidence, Manner, Served
 from deploy.sequential import MIN_USERS, half_width
 from deploy.settings import RolloutSettings
 from deploy.simulation import SHARE, Rollouts, Scenario, simulate
@@ -207,9 +208,29 @@ def test_ten_points_worse_is_found() -> None:
     assert found["no_worse"] <= 5, found
 
 
+@pytest.mark.parametrize(
+    ("scenario", "by"),
+    [
+        (Scenario("slow", first_token=2.0), "first_token"),
+        (Scenario("long", length=1.7), "length"),
+        (Scenario("short", length=0.55), "length"),
+    ],
+)
+def test_what_people_wait_for_or_get_more_of_is_found(scenario: Scenario, by: str) -> None:
+    found = simulate(scenario, runs=50, people=1500, turns=4000, seed=14)
+    assert found["by"][by] >= 45, found
+
+
+def test_a_candidate_at_every_limit_is_let_be() -> None:
+    limit = Scenario("limit", first_token=1.5, per_token=1.5, length=1.25, refusals=0.05)
+    found = simulate(limit, runs=200, people=400, turns=1500, seed=15)
+    assert found["rolled_back"] <= 0.05 * 200, found
+
+
 def test_the_simulation_judges_as_the_decision_does() -> None:
     plan = RolloutSettings()
-    rollouts = Rollouts(Scenario("any", harm=0.05), plan, runs=3, people=200, seed=13)
+    scenario = Scenario("any", harm=0.05, first_token=4.0, per_token=1.6, length=0.3, refusals=0.1)
+    rollouts = Rollouts(scenario, plan, runs=3, people=200, seed=13)
     for at in range(900):
         person, heavy = rollouts.turn()
         if at % 3 == 0:
@@ -218,10 +239,17 @@ def test_the_simulation_judges_as_the_decision_does() -> None:
             rollouts.reply(person)
             rollouts.vote(person, heavy)
     bounds = rollouts.bounds()
+    manners = [scores.total / np.maximum(scores.count, 1.0) for scores in rollouts.manners.values()]
     for run in range(3):
         served = [
             Served(
-                str(user), bool(rollouts.arm[run, user]), SHARE, int(count), up=max(0, int(net)), down=max(0, -int(net))
+                str(user),
+                bool(rollouts.arm[run, user]),
+                SHARE,
+                int(count),
+                up=max(0, int(net)),
+                down=max(0, -int(net)),
+                manner=Manner(int(count), *(float(manner[run, user]) for manner in manners)),
             )
             for user, (count, net) in enumerate(
                 zip(rollouts.net_votes.count[run], rollouts.net_votes.total[run], strict=True)
@@ -235,7 +263,11 @@ def test_the_simulation_judges_as_the_decision_does() -> None:
             )
             if count
         ]
-        evidence = Evidence("v1", "v0", SHARE, 1, 0.0, 0, served=served, compared=compared)
-        for measure in decide(evidence, plan).measures:
+        decision = decide(Evidence("v1", "v0", SHARE, 1, 0.0, 0, served=served, compared=compared), plan)
+        for measure in decision.measures:
             lower, upper = (bound[run] for bound in bounds[measure.name])
             assert (measure.lower, measure.upper) == pytest.approx((lower, upper), abs=1e-9)
+        assert {each.name: each.raised for each in decision.guardrails} == {
+            name: bool(raised[run]) for name, raised in rollouts.beyond().items()
+        }
+        assert any(each.raised for each in decision.guardrails), "else little is compared"

@@ -45,7 +45,13 @@ class FakeEngine:
         pass
 
     async def generate(
-        self, request_id: str, prompt_token_ids: Sequence[int], sampling: Sampling, version: str
+        self,
+        request_id: str,
+        prompt_token_ids: Sequence[int],
+        sampling: Sampling,
+        version: str,
+        *,
+        background: bool = False,
     ) -> AsyncGenerator[Chunk, None]:
         self.running += 1
         life = self.starts
@@ -76,6 +82,7 @@ class FakeEngine:
         return [-1.0] * len(token_ids)
 
     async def load_adapter(self, version: str, folder: Path) -> None:
+        await asyncio.sleep(float(os.environ.get("FAKE_LOAD_SECONDS", "0")))
         self.folders[version] = folder
 
     async def drop_adapter(self, version: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from server.shapes import chat, operators, users
+from server.shapes import chat, leaderboard, operators, rollouts, users
 from tests.server.conftest import ROOT, ForkedServer, Running, ask
 from tests.server.test_openapi import assert_documented
 from tests.server.test_tools import folder  # noqa: F401 - a fixture
@@ -81,9 +81,9 @@ def test_what_it_answers_is_described_to_the_last_field(forked: Callable[..., Fo
             "/v1/me/export": users.Export,
             "/v1/policies": operators.Policies,
             f"/v1/policies/{version}": operators.PolicyWithLineage,
-            "/v1/matchup": operators.Matchup,
+            "/v1/matchup": rollouts.Matchup,
             "/v1/training/runs": operators.Runs,
-            "/v1/leaderboard": operators.Standings,
+            "/v1/leaderboard": leaderboard.Leaderboard,
             "/v1/status": operators.Status,
             "/health/ready": operators.Ready,
         }

@@ -36,6 +36,7 @@ FAMILIES = {
     "kudos_chat_stream_aborts": ("counter", {"reason"}),
     "kudos_chat_tokens": ("counter", {"type"}),
     "kudos_chat_replies": ("counter", {"track", "state"}),
+    "kudos_chat_refusals": ("counter", {"track"}),
     "kudos_chat_rate_limited": ("counter", {"unit", "whose"}),
     "kudos_chat_safety_flags": ("counter", {"track", "stage", "source"}),
     "kudos_chat_safety_check_seconds": ("histogram", {"source"}),
@@ -51,6 +52,8 @@ FAMILIES = {
     "kudos_policy_swaps": ("counter", {"kind", "result"}),
     "kudos_policy_swap_duration_seconds": ("histogram", {"phase"}),
     "kudos_policy_info": ("gauge", {"version", "track"}),
+    "kudos_replicas": ("gauge", {"state"}),
+    "kudos_shadow_replies": ("counter", {"result"}),
     "kudos_policy_missing": ("gauge", set()),
     "kudos_mixed_policy_replies": ("counter", set()),
     "kudos_rollout_share_ratio": ("gauge", {"track"}),
@@ -77,6 +80,7 @@ FAMILIES = {
 }
 OF_A_ROLLOUT = {
     "kudos_rollout_effect": ("gauge", {"metric", "bound"}),
+    "kudos_rollout_guardrail": ("gauge", {"metric", "bound"}),
     "kudos_rollout_decisions": ("counter", {"decision"}),
 }
 """Silent while there is none: tests/server/test_supervision.py."""

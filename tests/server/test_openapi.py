@@ -9,7 +9,7 @@ from server import openapi, shapes
 from server.app import make_app
 from server.identity import Scope
 from server.services import Services
-from server.shapes import chat, operators, users
+from server.shapes import chat, leaderboard, operators, rollouts, users
 from tests.server.test_keys import ROUTES
 
 
@@ -133,7 +133,7 @@ def assert_documented(value: Any, where: str = "") -> None:
 
 
 def all_shapes() -> Iterator[type[shapes.Shape]]:
-    for module in (chat, users, operators):
+    for module in (chat, users, operators, rollouts, leaderboard):
         for found in vars(module).values():
             if isinstance(found, type) and issubclass(found, shapes.Shape) and found.__module__ == module.__name__:
                 yield found

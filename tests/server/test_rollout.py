@@ -15,7 +15,7 @@ import pytest
 from sqlmodel import select
 
 from deploy.artifacts import Published
-from feedback.schema import Policy, PolicyKind, Reply
+from feedback.schema import Comparison, Policy, PolicyKind, Reply
 from tests.server.conftest import START_SECONDS, RealServer, Running, ask, events, wait_for
 from tests.server.policies import damage, publish
 
@@ -148,10 +148,27 @@ def test_a_matchup_decides_who_is_compared(replica: Running) -> None:
             sides[answer["revealed"]["left"], answer["revealed"]["right"]] += 1
             wins += answer["revealed"]["left"] == base
         assert set(sides) == {(base, published.version), (published.version, base)}, "sides are drawn"
-        row = client.get("/v1/leaderboard").json()["data"][0]
-        assert {row["first"], row["second"]} == {base, published.version}
+        found = client.get("/v1/leaderboard").json()
+        row = next(each for each in found["pairs"] if {each["first"], each["second"]} == {base, published.version})
         assert (row["first_wins"], row["second_wins"], row["votes"]) == (wins, 16 - wins, 16)
+        assert {each["name"] for each in found["data"]} >= {base, published.version}
+        assert found["draws"] == {"automatic": False, "held": [], "pairs": []}
+        pool = {"automatic": True, "versions": [base, published.version]}
+        assert client.put("/v1/matchup", json=pool).json()["ready"]
+        wait_for(
+            lambda: client.get("/v1/leaderboard").json()["draws"]["automatic"], SECONDS, "the pool to be drawn from"
+        )
+        drawn = client.post("/v1/comparisons", json={"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2})
+        assert drawn.status_code == 200
+        with replica.store.read() as session:
+            comparison = session.get_one(Comparison, drawn.json()["id"])
+            sides = {session.get_one(Reply, side).policy_version for side in drawn_sides(comparison)}
+        assert (comparison.propensity, sides) == (0.5, {base, published.version})
         assert ask(client, max_tokens=2)["system_fingerprint"] == base, "a matchup changes comparisons alone"
+
+
+def drawn_sides(comparison: Comparison) -> list[str]:
+    return [comparison.left_reply_id, comparison.right_reply_id]
 
 
 @pytest.mark.parametrize(

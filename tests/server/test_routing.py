@@ -57,5 +57,10 @@ def test_a_pair_is_the_matchup_then_the_arms_then_one_policy_twice() -> None:
     assert {each.left for each in arms} == {STABLE, CANDIDATE}
     one = pair("u", wanted(), held, OLD, draw)
     assert (one.left, one.right, one.propensity) == (STABLE, STABLE, 1.0)
+    odds = {(OLD, STABLE): 0.1, (CANDIDATE, STABLE): 0.9}
+    known = [pair("u", wanted(0.5, matchup=(OLD, STABLE)), held, OLD, draw, odds=odds) for _ in range(400)]
+    assert 0.04 < sum(OLD in (each.left, each.right) for each in known) / 400 < 0.18, "odds come before a matchup"
+    assert {each.propensity for each in known if CANDIDATE in (each.left, each.right)} == {0.45}
+    assert 140 < sum(each.right == STABLE for each in known) < 260, "sides are drawn"
     not_held = pair("u", wanted(0.5, matchup=(OLD, "v9-absent")), {STABLE}, OLD, draw)
     assert (not_held.left, not_held.right) == (STABLE, STABLE)

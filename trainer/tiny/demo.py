@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -131,7 +131,9 @@ def tell(story: Story, home: Path) -> Path:
 
 
 @contextmanager
-def serving(home: Path, config: DemoConfig, console: Console) -> Iterator[str]:
+def serving(
+    home: Path, config: DemoConfig, console: Console, settings: Mapping[str, str] | None = None
+) -> Iterator[str]:
     """`kudos up` on a port of the system's choice; ended by its id."""
     home.mkdir(parents=True, exist_ok=True)
     training = home / "training.json"
@@ -143,6 +145,7 @@ def serving(home: Path, config: DemoConfig, console: Console) -> Iterator[str]:
         "KUDOS_TRAIN_AFTER_VOTES": str(config.votes_per_round),
         "KUDOS_TRAIN_CONFIG": str(training),
         "KUDOS_TRAIN_POLL_SECONDS": "1",
+        **(settings or {}),
     }
     log = home / "up.log"
     with log.open("wb") as errors:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,7 @@ def measure(*, swaps: int, streams: int, quiet_seconds: float) -> dict[str, Any]
     console = Console(stderr=True)
     home = Path(tempfile.mkdtemp(prefix="kudos-swap-"))
     with serving(home, DemoConfig("none", 0, votes_per_round=10**9), console) as address:
-        versions = [_publish(home, seed) for seed in range(2)]
+        versions = [publish_adapter(home, seed, partial(_random, seed=seed)) for seed in range(2)]
         key = (home / "operator.key").read_text().strip()
         return asyncio.run(_swap(address, key, versions, swaps, streams, quiet_seconds, console))
 
@@ -106,19 +108,24 @@ async def _until(crowd: Crowd, path: str, holds: Any, timeout_seconds: float = 6
             await asyncio.sleep(0.1)
 
 
-def _publish(home: Path, seed: int) -> str:
-    """A small random adapter of the built-in model, published and accepted like any other."""
+def _random(backbone: Backbone, seed: int) -> LoraAdapter:
+    adapter = LoraAdapter(backbone, LoraConfig(), seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in adapter.b.values():
+            parameter.normal_(0, 0.02, generator=generator)
+    return adapter
+
+
+def publish_adapter(home: Path, seed: int, make: Callable[[Backbone], LoraAdapter]) -> str:
+    """An adapter of the built-in model, published and accepted like any other."""
     store = open_store(Settings(home=home))
     try:
         with store.read() as session:
             base = next(row for row in policies.everything(session) if row.kind == PolicyKind.BASE)
             number = policies.next_number(session)
         tokenizer, backbone = load_tokenizer(MODEL_FOLDER), Backbone.load(MODEL_FOLDER)
-        adapter = LoraAdapter(backbone, LoraConfig(), seed)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for parameter in adapter.b.values():
-                parameter.normal_(0, 0.02, generator=generator)
+        adapter = make(backbone)
         adapter.round_to_served()
         rollouts = [
             Rollout(render_prompt(tokenizer, each.prompt), reply, [0.0] * len(reply), True)
