@@ -24,10 +24,8 @@ async def question_of(services: Services, user_id: str, request: ChatRequest) ->
     """Raises ApiError for what the model cannot take, UnknownTarget for someone else's conversation or reply."""
     messages = [message.plain() for message in request.messages]
     place = Place(request.conversation_id or new_id("conv"))
-    if request.conversation_id is not None or request.regenerate_of is not None:
-        place = await services.read(
-            lambda session: find_place(session, user_id, request.conversation_id, request.regenerate_of)
-        )
+    if request.conversation_id or request.regenerate_of or request.parent_id:
+        place = await services.read(lambda session: find_place(session, user_id, request))
     if request.regenerate_of is None and _continues(messages):
         messages = [*place.history, *messages]
     tools = request.offered
@@ -98,20 +96,32 @@ def _continues(messages: list[dict[str, Any]]) -> bool:
     return len(messages) == 1 and messages[0]["role"] == "user"
 
 
-def find_place(session: Session, user_id: str, conversation_id: str | None, regenerate_of: str | None) -> Place:
-    if regenerate_of is not None:
-        reply = session.get(Reply, regenerate_of)
-        if reply is None or reply.user_id != user_id or conversation_id not in (None, reply.conversation_id):
-            raise UnknownTarget(f"there is no reply {regenerate_of}")
-        _check_conversation(session, user_id, reply.conversation_id)
+def find_place(session: Session, user_id: str, request: ChatRequest) -> Place:
+    conversation_id, parent_id = request.conversation_id, request.parent_id
+    if request.regenerate_of is not None:
+        reply = _own_reply(session, user_id, conversation_id, request.regenerate_of)
         return Place(reply.conversation_id, reply.parent_id)
+    if parent_id is not None and parent_id != conversation_id:
+        return _after(_own_reply(session, user_id, conversation_id, parent_id))
     assert conversation_id is not None
-    if not _check_conversation(session, user_id, conversation_id):
+    if not _check_conversation(session, user_id, conversation_id) or parent_id is not None:
         return Place(conversation_id)
     last = _last_seen(session, conversation_id)
-    if last is None:
-        return Place(conversation_id)
-    return Place(conversation_id, last.id, (*last.messages, {"role": "assistant", "content": last.text}))
+    return Place(conversation_id) if last is None else _after(last)
+
+
+def _after(reply: Reply) -> Place:
+    """An answer that never came takes its question with it."""
+    said = ({"role": "assistant", "content": reply.text},)
+    return Place(reply.conversation_id, reply.id, (*reply.messages, *said) if reply.text else (*reply.messages[:-1],))
+
+
+def _own_reply(session: Session, user_id: str, conversation_id: str | None, reply_id: str) -> Reply:
+    reply = session.get(Reply, reply_id)
+    if reply is None or reply.user_id != user_id or conversation_id not in (None, reply.conversation_id):
+        raise UnknownTarget(f"there is no reply {reply_id}")
+    _check_conversation(session, user_id, reply.conversation_id)
+    return reply
 
 
 def _check_conversation(session: Session, user_id: str, conversation_id: str) -> bool:

@@ -17,8 +17,8 @@ from feedback.ids import new_id
 from feedback.ledger import begin_comparison, ensure_conversation, ensure_user
 from feedback.schema import Comparison, Reply
 from server.answer import Answer
-from server.api.chat import completion, usage_of_turns
 from server.chat_request import ChatRequest
+from server.completion import completion, usage_of_turns
 from server.context import question_of
 from server.engine import Chunk
 from server.identity import Scope
@@ -46,11 +46,19 @@ async def compare(request: Request) -> Response:
     return duel.response(stream=body.stream, include_usage=body.include_usage)
 
 
-async def open_duel(services: Services, user_id: str, body: ChatRequest, allowance: Allowance) -> Duel:
+async def open_duel(
+    services: Services,
+    user_id: str,
+    body: ChatRequest,
+    allowance: Allowance,
+    *,
+    comparison_rate: float | None = None,
+) -> Duel:
+    """`comparison_rate`: how likely it was, where the server and not the user wanted a comparison."""
     body.check(services.settings)
     body.refuse("n", "logprobs", "response_format", "tools", by="a comparison")
     check_room(services, user_id, replies=2)
-    question = await question_of(services, user_id, body)
+    question = replace(await question_of(services, user_id, body), comparison_rate=comparison_rate)
     await services.residency.settled()
     check_room(services, user_id, replies=2)
     residency = services.residency

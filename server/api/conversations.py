@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, StringConstraints
+from sqlmodel import Session
 
 from server import history
 from server.api.replies import add_html
@@ -23,11 +24,22 @@ class _Title(BaseModel):
 
 @router.get("")
 async def conversations(
-    request: Request, limit: Annotated[int, Query(ge=1, le=500)] = 100, before: str | None = None
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    before: str | None = None,
+    search: Annotated[str, Query(max_length=200)] = "",
 ) -> dict[str, Any]:
+    """Newest first. With `search`: those that have these words in their title, questions or answers."""
     services = services_of(request)
     identity = await services.identity(request, Scope.CHAT)
-    found = await services.read(lambda session: history.listed(session, identity.user_id, limit + 1, before))
+    words = search.strip()
+
+    def read(session: Session) -> list[dict[str, Any]]:
+        if words:
+            return history.found(session, identity.user_id, words, limit + 1)
+        return history.listed(session, identity.user_id, limit + 1, before)
+
+    found = await services.read(read)
     return {"object": "list", "data": found[:limit], "has_more": len(found) > limit}
 
 
