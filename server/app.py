@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,7 +22,7 @@ from deploy.errors import DeployError
 from feedback.errors import FeedbackError, StorageError
 from feedback.ids import new_id
 from server import metrics
-from server.api import chat, comparisons, conversations, me, operations, replies, status, votes
+from server.api import chat, comparisons, conversations, me, operations, replies, status, training, votes
 from server.errors import ApiError, error_body
 from server.identity import Identity
 from server.services import Services
@@ -43,7 +43,7 @@ _SECURITY = {
 }
 
 
-MODULES = (chat, comparisons, replies, votes, conversations, me, operations, status)
+MODULES = (chat, comparisons, replies, votes, conversations, me, operations, training, status)
 
 
 def make_app(services: Services) -> FastAPI:
@@ -52,6 +52,7 @@ def make_app(services: Services) -> FastAPI:
     for module in MODULES:
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=WEB), name="static")
+    app.add_api_route("/ops", _operators_page, include_in_schema=False)
     app.mount("/", StaticFiles(directory=WEB, html=True), name="page")
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(FeedbackError, _known_error)
@@ -61,6 +62,10 @@ def make_app(services: Services) -> FastAPI:
     app.add_exception_handler(Exception, _unexpected)
     app.add_middleware(Edge, services=services)
     return app
+
+
+async def _operators_page() -> FileResponse:
+    return FileResponse(WEB / "ops.html")  # anybody's: what it shows, it asks for with an operator's key
 
 
 class Edge:

@@ -1,17 +1,20 @@
-"""For operators: policies with their lines, rollouts, the matchup, training runs, and who beats whom."""
+"""For operators: policies with their lines, rollouts, the matchup, and who beats whom."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from sqlmodel import Session, col, select
 
 from deploy import controller, policies, replicas, rollout
-from feedback.schema import Matchup, Policy, Rollout, TrainingRun
+from deploy.audit import audit
+from deploy.rollout import Plan
+from deploy.wording import sentence_of
+from feedback.schema import Matchup, Policy, Rollout
 from server.errors import ApiError
 from server.identity import Scope
 from server.leaderboard import standings
@@ -20,22 +23,21 @@ from server.wire import parse, read_json
 
 router = APIRouter(prefix="/v1")
 
-TRAINING_REQUEST = "train.request"  # in the home folder; the trainer takes it away when it starts
-
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class StartBody(_Body):
-    version: str
-    share: Annotated[float, Field(gt=0, le=1)] | None = None
-    reason: str = ""
-    force: bool = False
-
-
 class ReasonBody(_Body):
     reason: str = ""
+    dry_run: bool = False
+    """Only say what would be done."""
+
+
+class StartBody(ReasonBody):
+    version: str
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+    force: bool = False
 
 
 class StepBody(ReasonBody):
@@ -82,8 +84,10 @@ async def one_policy(request: Request, version: str) -> dict[str, Any]:
 @router.post("/rollouts")
 async def start_rollout(request: Request) -> dict[str, Any]:
     body = await _asked(request, StartBody)
-    return await _change(
+    return await _decide(
         request,
+        body,
+        lambda session: rollout.plan_start(session, body.version, body.share, reason=body.reason, force=body.force),
         lambda session, actor: rollout.start(
             session, body.version, body.share, actor, reason=body.reason, force=body.force
         ),
@@ -97,34 +101,65 @@ async def current_rollout(request: Request) -> dict[str, Any]:
     return await _current(services)
 
 
+@router.get("/rollouts/events")
+async def rollout_events(request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 200) -> dict[str, Any]:
+    """The newest transitions of all rollouts, and whether the chain of all of them is whole."""
+    services = services_of(request)
+    await services.identity(request, Scope.OPERATOR)
+
+    def read(session: Session) -> dict[str, Any]:
+        found, chain = rollout.events(session, limit), audit(session)
+        return {
+            "object": "list",
+            "data": [{**event.model_dump(), "candidate_version": of.candidate_version} for event, of in found],
+            # `broken`: the first event that is not what was written, or not where it was written.
+            "chain": {"events": chain.events, "head": chain.head, "broken": chain.broken and chain.broken.id},
+        }
+
+    return await services.read(read)
+
+
 @router.post("/rollouts/current/advance")
 async def advance(request: Request) -> dict[str, Any]:
     body = await _asked(request, StepBody)
-    return await _change(request, lambda session, actor: rollout.advance(session, actor, body.reason, share=body.share))
+    return await _decide(
+        request,
+        body,
+        lambda session: rollout.plan_advance(session, body.share),
+        lambda session, actor: rollout.advance(session, actor, body.reason, share=body.share),
+    )
 
 
 @router.post("/rollouts/current/hold")
 async def hold(request: Request) -> dict[str, Any]:
     body = await _asked(request, ReasonBody)
-    return await _change(request, lambda session, actor: rollout.hold(session, actor, body.reason))
+    return await _decide(
+        request, body, rollout.plan_hold, lambda session, actor: rollout.hold(session, actor, body.reason)
+    )
 
 
 @router.post("/rollouts/current/resume")
 async def resume(request: Request) -> dict[str, Any]:
     body = await _asked(request, ReasonBody)
-    return await _change(request, lambda session, actor: rollout.resume(session, actor, body.reason))
+    return await _decide(
+        request, body, rollout.plan_resume, lambda session, actor: rollout.resume(session, actor, body.reason)
+    )
 
 
 @router.post("/rollouts/current/promote")
 async def promote(request: Request) -> dict[str, Any]:
     body = await _asked(request, StepBody)
-    return await _change(request, lambda session, actor: rollout.promote(session, actor, body.reason))
+    return await _decide(
+        request, body, rollout.plan_promote, lambda session, actor: rollout.promote(session, actor, body.reason)
+    )
 
 
 @router.post("/rollouts/current/rollback")
 async def rollback(request: Request) -> dict[str, Any]:
     body = await _asked(request, StepBody)
-    return await _change(request, lambda session, actor: rollout.rollback(session, actor, body.reason))
+    return await _decide(
+        request, body, rollout.plan_rollback, lambda session, actor: rollout.rollback(session, actor, body.reason)
+    )
 
 
 @router.get("/matchup")
@@ -151,28 +186,6 @@ async def put_matchup(request: Request) -> dict[str, Any]:
     return await get_matchup(request)
 
 
-@router.get("/training/runs")
-async def training_runs(request: Request) -> dict[str, Any]:
-    services = services_of(request)
-    await services.identity(request, Scope.OPERATOR)
-
-    def read(session: Session) -> list[dict[str, Any]]:
-        rows = session.exec(select(TrainingRun).order_by(col(TrainingRun.started_at).desc()).limit(100))
-        return [row.model_dump() for row in rows]
-
-    return {"object": "list", "data": await services.read(read)}
-
-
-@router.post("/training/runs", status_code=202)
-async def request_training_run(request: Request) -> dict[str, Any]:
-    """Asks for a run now, however few votes are new. The trainer that runs beside the server looks for the file."""
-    services = services_of(request)
-    identity = await services.identity(request, Scope.OPERATOR)
-    path = services.settings.home / TRAINING_REQUEST
-    await asyncio.to_thread(path.write_text, f"{identity.actor}\n")
-    return {"object": "training.request", "requested": True}
-
-
 @router.get("/leaderboard")
 async def leaderboard(request: Request) -> dict[str, Any]:
     services = services_of(request)
@@ -188,10 +201,16 @@ async def _asked(request: Request, kind: type[Any]) -> Any:
     return parse(kind, await read_json(request, services.settings.max_body_bytes))
 
 
-async def _change(request: Request, change: Callable[[Session, str], Rollout]) -> dict[str, Any]:
+async def _decide(
+    request: Request, body: ReasonBody, plan: Callable[[Session], Plan], act: Callable[[Session, str], Rollout]
+) -> dict[str, Any]:
+    """Does it, or with `dry_run` says what would be done; both refuse the same with the same words."""
     services = services_of(request)
     identity = await services.identity(request, Scope.OPERATOR)
-    changed = await services.write(lambda session: _rollout(change(session, identity.actor)))
+    if body.dry_run:
+        planned = await services.read(plan)
+        return {"object": "rollout.plan", **asdict(planned), "sentence": sentence_of(planned)}
+    changed = await services.write(lambda session: _rollout(act(session, identity.actor)))
     services.residency.nudge()
     return changed
 
@@ -205,6 +224,8 @@ async def _current(services: Services) -> dict[str, Any]:
         return {
             **_rollout(row),
             "held": rollout.is_held(session, row),
+            "step_began": rollout.step_began(session, row),
+            "plan": services.plan.model_dump(),
             "decision": look.decision.as_dict() if look else None,  # what the evidence says now
             "events": [
                 event.model_dump(exclude={"rollout_id"}) for event, of in rollout.events(session) if of.id == row.id

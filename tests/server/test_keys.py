@@ -39,10 +39,13 @@ ROUTES = [
     ("POST", "/v1/rollouts/current/resume", Scope.OPERATOR),
     ("POST", "/v1/rollouts/current/promote", Scope.OPERATOR),
     ("POST", "/v1/rollouts/current/rollback", Scope.OPERATOR),
+    ("GET", "/v1/rollouts/events", Scope.OPERATOR),
     ("GET", "/v1/matchup", Scope.OPERATOR),
     ("PUT", "/v1/matchup", Scope.OPERATOR),
     ("GET", "/v1/training/runs", Scope.OPERATOR),
     ("POST", "/v1/training/runs", Scope.OPERATOR),
+    ("GET", "/v1/training/runs/x", Scope.OPERATOR),
+    ("GET", "/v1/training/runs/x/report", Scope.OPERATOR),
     ("GET", "/v1/leaderboard", Scope.OPERATOR),
     ("GET", "/metrics", Scope.METRICS),
 ]
