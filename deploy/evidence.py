@@ -68,7 +68,7 @@ def _served(session: Session, row: Rollout) -> list[Served]:
             func.count().filter(and_(can_be_voted_on, vote.c.thumb == "up")),
             func.count().filter(and_(can_be_voted_on, vote.c.thumb == "down")),
             func.count().filter(reply.c.state == ReplyState.FAILED.value),
-            func.count().filter(vote.c.harmful),
+            func.count().filter(or_(vote.c.harmful, reply.c.safety_flag.is_not(None))),
         )
         .select_from(reply.outerjoin(vote, own))
         .where(

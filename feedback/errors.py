@@ -4,9 +4,11 @@ FeedbackError
 ├── UnknownTarget        404  no such reply or comparison, or it is someone else's (it does not tell which)
 ├── Unvotable            409  the reply is unfinished, failed or empty
 ├── IllegalTransition    409  a reply that has ended cannot end differently
+├── UnknownPrompt        404  no such system prompt, version of one, or key to use it for
 ├── UserErased           410  the user was erased, and their id is not used again
 ├── BadBallot            422  the vote itself is malformed
 ├── IdempotencyConflict  422  the key was used before, with another body
+├── BadPrompt            422  a name, a text or weights that cannot be
 ├── BadImport            422  a file that cannot be read at all
 ├── SchemaMismatch       500  the database was written by another version of kudos
 └── StorageError         503  the database did not take the write
@@ -58,6 +60,16 @@ class IdempotencyConflict(FeedbackError):
 class BadImport(FeedbackError):
     status = 422
     code = "bad_import"
+
+
+class UnknownPrompt(FeedbackError):
+    status = 404
+    code = "unknown_prompt"
+
+
+class BadPrompt(FeedbackError):
+    status = 422
+    code = "bad_prompt"
 
 
 class SchemaMismatch(FeedbackError):

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import and_, func, select
 from sqlalchemy.orm import Session
 
-from feedback.samples import ended_well
+from feedback.samples import ended_well, same_question
 from feedback.schema import Comparison, Conversation, Reply, TargetKind, User
 from feedback.statements import table
 from feedback.verdicts import effective_vote
@@ -34,7 +34,7 @@ def exposures(session: Session, *, consent_default: bool, newest: int) -> list[E
         _shown(comparison, TargetKind.COMPARISON, consent_default, left.c.text, right.c.text)
         .join(left, left.c.id == comparison.c.left_reply_id)
         .join(right, right.c.id == comparison.c.right_reply_id)
-        .where(ended_well(left), ended_well(right), comparison.c.source == "chat")
+        .where(ended_well(left), ended_well(right), same_question(left, right), comparison.c.source == "chat")
         .order_by(left.c.created_at.desc(), comparison.c.id)
     )
     return [

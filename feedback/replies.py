@@ -96,6 +96,8 @@ def finish_reply(
     policy_version: str | None = None,
     mixed_versions: Sequence[str] | None = None,
     template_digest: str | None = None,
+    safety_flag: str | None = None,
+    safety: dict[str, Any] | None = None,
 ) -> None:
     """Ends a streaming reply. The same end twice is one end; another end is refused.
 
@@ -116,6 +118,8 @@ def finish_reply(
         "policy_version": policy_version,
         "mixed_versions": None if mixed_versions is None else list(mixed_versions),
         "template_digest": template_digest,
+        "safety_flag": safety_flag,
+        "safety": safety,
     }
     values |= {name: value for name, value in optional.items() if value is not None}
     ended = session.execute(

@@ -158,6 +158,7 @@ _USER = table(User)
 _CONVERSATION = table(Conversation)
 
 
+CONTENT_FILTER = "content_filter"  # the finish reason of a reply that the safety filter cut
 _HELD = ("json_schema", "tools")  # in `sampling` of a reply that was not its policy's free answer to its messages
 
 
@@ -167,9 +168,15 @@ def ended_well(reply: FromClause) -> Any:
         reply.c.state.in_([ReplyState.COMPLETE.value, ReplyState.STOPPED.value]),
         reply.c.text != "",
         reply.c.mixed_versions.is_(None),
+        func.coalesce(reply.c.finish_reason, "") != CONTENT_FILTER,
         # Not by a JSON operator: PostgreSQL's fail where any string of the value has \u0000 in it, as a client's may.
         *(~cast(reply.c.sampling, Text).contains(f'"{name}":', autoescape=True) for name in _HELD),
     )
+
+
+def same_question(left: FromClause, right: FromClause) -> Any:
+    """False where a comparison was of system prompts: its replies do not answer the same messages."""
+    return left.c.prompt_digest == right.c.prompt_digest
 
 
 def _conditions(consent_default: bool) -> Any:
@@ -226,7 +233,12 @@ def _comparison_votes() -> Select[Any]:
             *sides,
         )
         .select_from(joined)
-        .where(ended_well(_LEFT), ended_well(_RIGHT), vote.c.choice.is_not(None))
+        .where(
+            ended_well(_LEFT),
+            ended_well(_RIGHT),
+            same_question(_LEFT, _RIGHT),
+            vote.c.choice.is_not(None),
+        )
     )
 
 

@@ -45,7 +45,7 @@ def now() -> datetime:
 class ReplyState(StrEnum):
     STREAMING = "streaming"  # the engine is generating; after a crash it becomes INCOMPLETE
     COMPLETE = "complete"  # ended by itself or at its length limit
-    STOPPED = "stopped"  # the user stopped it or went away; the text is what was shown
+    STOPPED = "stopped"  # the user stopped it or went away, or the safety filter cut it; the text is what was shown
     FAILED = "failed"  # the engine failed it
     INCOMPLETE = "incomplete"  # the server died in the middle
 
@@ -163,6 +163,12 @@ class Reply(SQLModel, table=True):
     propensity: float = 1.0  # the probability with which the arm was chosen
     source: str = "chat"  # chat, or the name of an import
     replica_id: str | None = None  # the server that generates it
+    safety_flag: str | None = None  # rules, classifier: what of the safety filter flagged it; None: nothing did
+    safety: dict[str, Any] | None = Field(
+        default=None, sa_column=Column(JSON(none_as_null=True))
+    )  # the filter's verdict, and which filter's; None: there was none
+    prompt_version: str | None = None  # of the system prompt that the operator chose; None: the client's own, or none
+    prompt_propensity: float | None = None  # the probability with which it was chosen
 
 
 class Comparison(SQLModel, table=True):
@@ -275,6 +281,35 @@ class Matchup(SQLModel, table=True):
     id: int | None = Field(default=None, primary_key=True)
     first_version: str | None = None
     second_version: str | None = None
+    actor: str
+    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+
+
+class PromptVersion(SQLModel, table=True):
+    """One version of a named system prompt. Never changed, never deleted."""
+
+    __tablename__ = "prompt_version"
+    __table_args__ = (UniqueConstraint("name", "number", name="uq_prompt_number"),)
+
+    id: str = Field(primary_key=True)  # <name>@<number>
+    name: str
+    number: int  # 1, 2, ... per name
+    text: str
+    actor: str
+    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+
+
+class PromptUse(SQLModel, table=True):
+    """Who gets which prompts: for each key, and for all others (no key), the newest row counts."""
+
+    __tablename__ = "prompt_use"
+
+    id: int | None = Field(default=None, primary_key=True)
+    key_id: str | None = None
+    arms: list[dict[str, Any]] | None = Field(
+        sa_column=Column(JSON(none_as_null=True))
+    )  # version, weight; empty: no prompt; None: as for all others
+    salt: str  # of the hash that assigns users
     actor: str
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from feedback.errors import FeedbackError
 from server.engine import Chunk
-from server.errors import EngineDead, EngineError, RequestRefused, error_body
+from server.errors import ApiError, EngineDead, EngineError, RequestRefused, error_body
 from server.limits import Allowance
 from server.routing import CANARY, STABLE
 from server.services import Services
@@ -88,7 +88,7 @@ class Answer(ABC):
             await _break_off(outlet, scope, *STOPPING)
         except SlowReader:
             await self._each(lambda turn: turn.stop("slow_reader"))
-        except (EngineError, FeedbackError) as error:
+        except (EngineError, FeedbackError, ApiError) as error:
             await self._give_up(error)
             status, message, code = told(error)
             if outlet.started:
@@ -112,7 +112,7 @@ class Answer(ABC):
             await self._each(Turn.cut)
             await refusal(*STOPPING)(scope, receive, send)
             return
-        except (EngineError, FeedbackError) as error:
+        except (EngineError, FeedbackError, ApiError) as error:
             await self._give_up(error)
             await refusal(*told(error))(scope, receive, send)
             return
@@ -126,7 +126,7 @@ class Answer(ABC):
         """What each turn says, as it comes. The first failure ends all."""
         keepalive_seconds = self.services.settings.keepalive_seconds
         if len(self.turns) == 1:  # nearly always: a token is spared the way through the queue
-            async with aclosing(self.turns[0].chunks(keepalive_seconds)) as chunks:
+            async with aclosing(self.turns[0].heard(keepalive_seconds)) as chunks:
                 async for chunk in chunks:
                     yield 0, chunk
             return
@@ -135,7 +135,7 @@ class Answer(ABC):
 
         async def read(at: int) -> None:
             try:
-                async with aclosing(self.turns[at].chunks(keepalive_seconds)) as chunks:
+                async with aclosing(self.turns[at].heard(keepalive_seconds)) as chunks:
                     async for chunk in chunks:
                         await arrived.put((at, chunk, False))
                 await arrived.put((at, None, True))
@@ -170,7 +170,9 @@ class Answer(ABC):
                 raise result
 
     async def _give_up(self, error: Exception) -> None:
-        reason = "storage" if isinstance(error, FeedbackError) else "engine"
+        reason = (
+            "storage" if isinstance(error, FeedbackError) else "safety" if isinstance(error, ApiError) else "engine"
+        )
         await self._each(lambda turn: turn.fail(reason))
 
 
@@ -181,7 +183,9 @@ async def _break_off(outlet: Outlet, scope: Scope, status: int, message: str, co
 
 
 def told(error: Exception) -> tuple[int, str, str | None]:
-    """The status, words and code for a failure of the engine or the database."""
+    """The status, words and code for a failure of the engine, the database or the safety filter."""
+    if isinstance(error, ApiError):
+        return error.status, error.message, error.code
     if isinstance(error, FeedbackError):
         return error.status, str(error), error.code
     if isinstance(error, RequestRefused):

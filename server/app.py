@@ -22,7 +22,7 @@ from deploy.errors import DeployError
 from feedback.errors import FeedbackError, StorageError
 from feedback.ids import new_id
 from server import metrics
-from server.api import chat, comparisons, conversations, me, operations, replies, status, training, votes
+from server.api import chat, comparisons, conversations, me, operations, prompts, replies, status, training, votes
 from server.errors import ApiError, error_body
 from server.identity import Identity
 from server.services import Services
@@ -43,7 +43,7 @@ _SECURITY = {
 }
 
 
-MODULES = (chat, comparisons, replies, votes, conversations, me, operations, training, status)
+MODULES = (chat, comparisons, replies, votes, conversations, me, operations, prompts, training, status)
 
 
 def make_app(services: Services) -> FastAPI:

@@ -1,4 +1,4 @@
-"""`kudos serve`, `kudos up`, `kudos doctor` and `kudos key`. Nothing heavy is imported before a command needs it."""
+"""`kudos serve`, `up`, `doctor`, `key`, `prompt` and `safety`. Nothing heavy is imported before a command needs it."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ def register(app: typer.Typer) -> None:
     key.command("list")(key_list)
     key.command("revoke")(key_revoke)
     app.add_typer(key, name="key")
+    from server.prompt_cli import app as prompt
+    from server.safety_cli import app as safety
+
+    app.add_typer(prompt)
+    app.add_typer(safety)
 
 
 def serve() -> None:

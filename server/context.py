@@ -10,24 +10,66 @@ from sqlmodel import Session, col, select
 
 from feedback.errors import UnknownTarget
 from feedback.ids import new_id
+from feedback.samples import CONTENT_FILTER
 from feedback.schema import Comparison, Conversation, Reply, ReplyState, TargetKind
 from feedback.verdicts import effective_vote
+from server import metrics
 from server.chat_request import ChatRequest
 from server.engine import Sampling
 from server.errors import ApiError, RequestRefused
+from server.identity import Identity
+from server.safety.config import Action, Stage
 from server.services import Services
 from server.settings import Settings
+from server.system_prompts import Chosen, InUse, has_prompt, with_prompt
 from server.turn import Question
 
 
-async def question_of(services: Services, user_id: str, request: ChatRequest) -> Question:
-    """Raises ApiError for what the model cannot take, UnknownTarget for someone else's conversation or reply."""
+@dataclass(frozen=True)
+class Asked:
+    """A request in its place in the log, without the system prompt that the operator may put before it."""
+
+    user_id: str
+    request: ChatRequest
+    messages: list[dict[str, Any]]
+    place: Place
+    prompts: InUse | None  # None: there is none in use, or the request has its own
+
+    @property
+    def prompt(self) -> Chosen | None:
+        return self.prompts.of(self.user_id) if self.prompts else None
+
+
+async def read_question(services: Services, identity: Identity, request: ChatRequest) -> Asked:
+    """Raises ApiError for what is not let through, UnknownTarget for someone else's conversation or reply."""
+    user_id = identity.user_id
+    await _check_input(services, request)
     messages = [message.plain() for message in request.messages]
     place = Place(request.conversation_id or new_id("conv"))
     if request.conversation_id or request.regenerate_of or request.parent_id:
         place = await services.read(lambda session: find_place(session, user_id, request))
     if request.regenerate_of is None and _continues(messages):
         messages = [*place.history, *messages]
+    prompts = None if has_prompt(messages) else await services.prompt_book.use_for(identity.key_id)
+    return Asked(user_id, request, messages, place, prompts)
+
+
+async def _check_input(services: Services, request: ChatRequest) -> None:
+    """What the user says, and what their tools say. Not the system's words, which may well name what is forbidden."""
+    if services.safety is None:
+        return
+    said = "\n".join(str(m.plain()["content"]) for m in request.messages if m.role in ("user", "tool"))
+    flags = await services.safety.flags_of(said, Stage.INPUT)
+    for source in {flag.source for flag in flags}:
+        metrics.safety_flags_total.labels(metrics.NO_TRACK, Stage.INPUT.value, source).inc()
+    if any(flag.action is Action.BLOCK for flag in flags):
+        raise ApiError(400, "the safety filter does not let this through", param="messages", code=CONTENT_FILTER)
+
+
+async def question_of(services: Services, asked: Asked, prompt: Chosen | None) -> Question:
+    """Raises ApiError for what the model cannot take."""
+    request, place = asked.request, asked.place
+    messages = with_prompt(asked.messages, prompt)
     tools = request.offered
     if (tools or any(message.has_tools for message in request.messages)) and not services.prompts.has_tools:
         raise ApiError(
@@ -44,7 +86,7 @@ async def question_of(services: Services, user_id: str, request: ChatRequest) ->
     except RequestRefused as error:
         raise ApiError(400, f"response_format: {error}", param="response_format", code="invalid_value") from error
     return Question(
-        user_id=user_id,
+        user_id=asked.user_id,
         messages=messages,
         prompt_token_ids=prompt_token_ids,
         sampling=sampling,
@@ -52,6 +94,7 @@ async def question_of(services: Services, user_id: str, request: ChatRequest) ->
         parent_id=place.parent_id,
         regenerate_of=request.regenerate_of,
         tools=tools,
+        prompt=prompt,
     )
 
 
@@ -111,9 +154,11 @@ def find_place(session: Session, user_id: str, request: ChatRequest) -> Place:
 
 
 def _after(reply: Reply) -> Place:
-    """An answer that never came takes its question with it."""
-    said = ({"role": "assistant", "content": reply.text},)
-    return Place(reply.conversation_id, reply.id, (*reply.messages, *said) if reply.text else (*reply.messages[:-1],))
+    # The prompt of then goes: the one of now is put in its place.
+    said = reply.messages if reply.prompt_version is None else reply.messages[1:]
+    if not reply.text:  # an answer that never came takes its question with it
+        return Place(reply.conversation_id, reply.id, (*said[:-1],))
+    return Place(reply.conversation_id, reply.id, (*said, {"role": "assistant", "content": reply.text}))
 
 
 def _own_reply(session: Session, user_id: str, conversation_id: str | None, reply_id: str) -> Reply:

@@ -2,6 +2,7 @@
 
 ServerError
 ├── ApiError             carries the status and the one error shape that clients see
+│   └── FilterFailed     the safety filter could not check a text, which is therefore not let through
 ├── BadConfiguration     the server refuses to start; the message names the mend
 └── EngineError          the engine failed
     ├── EngineDead       it is gone; every stream ends and it is started again
@@ -34,6 +35,11 @@ class ApiError(ServerError):
         self.code = code
         self.param = param
         self.headers = dict(headers or {})
+
+
+class FilterFailed(ApiError):
+    def __init__(self, message: str) -> None:
+        super().__init__(500, message, code="safety_failed")
 
 
 class BadConfiguration(ServerError):

@@ -168,7 +168,7 @@ def _reply(reply: Reply, vote: dict[str, Any] | None, *, hidden: bool) -> dict[s
         "finished_at": reply.finished_at,
         "state": reply.state,
         "finish_reason": reply.finish_reason,
-        "messages": reply.messages,
+        "messages": reply.messages if reply.prompt_version is None else reply.messages[1:],  # without the operator's
         "text": reply.text,
         "policy_version": None if hidden else reply.policy_version,
         "vote": vote,

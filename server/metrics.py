@@ -47,6 +47,17 @@ reply_tokens = Histogram(
 streams_active = Gauge("kudos_chat_streams_active", "Replies that are being generated.")
 stream_aborts_total = Counter("kudos_chat_stream_aborts_total", "Replies that did not end by themselves.", ["reason"])
 tokens_total = Counter("kudos_chat_tokens_total", "Tokens, by type: prompt, cached, reply.", ["type"])
+safety_flags_total = Counter(
+    "kudos_chat_safety_flags_total",
+    "What the safety filter flagged, by stage (input, output) and by what found it (rules, classifier).",
+    ["track", "stage", "source"],
+)
+safety_check_seconds = Histogram(
+    "kudos_chat_safety_check_seconds",
+    "From asking a check of the safety filter that runs beside the streams to its answer.",
+    ["source"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+)
 replies_total = Counter("kudos_chat_replies_total", "Replies, by how they ended.", ["track", "state"])
 
 rate_limited_total = Counter(
@@ -140,7 +151,12 @@ training_measures = {
 # What has not happened yet is 0 from the start: the first time it does, an increase is seen.
 for _track in TRACKS:
     harm_flags_total.labels(_track)
-for _reason in ("engine", "storage", "disconnected", "slow_reader", "drained"):
+for _source in ("rules", "classifier"):
+    safety_flags_total.labels(NO_TRACK, "input", _source)
+    for _track in TRACKS:
+        safety_flags_total.labels(_track, "output", _source)
+safety_check_seconds.labels("classifier")
+for _reason in ("engine", "storage", "disconnected", "slow_reader", "drained", "content_filter", "safety"):
     stream_aborts_total.labels(_reason)
 for _unit in ("requests", "tokens"):
     for _whose in ("key", "user"):

@@ -25,6 +25,8 @@ from server.errors import BadConfiguration
 from server.identity import Identities, cookie_secret, ensure_operator_key, live_keys
 from server.prompts import Prompts
 from server.residency import Residency
+from server.safety.config import read_config
+from server.safety.screen import Filter
 from server.services import Services
 from server.settings import Settings
 from server.supervision import supervise
@@ -63,8 +65,11 @@ async def serving(
     plan = _plan()
     store = open_store(settings)
     ledger: Ledger | None = None
+    safety: Filter | None = None
     try:
         check_keys(settings, store)
+        if settings.safety_file is not None:
+            read_config(settings.safety_file)  # a mistake in it is told before the engine takes its time to start
         residency = Residency(settings, store, engine, on_fatal=on_fatal)
         # Nothing that starts a thread may come before the engine, which may be forked from this process.
         await residency.start()
@@ -77,7 +82,9 @@ async def serving(
             browsers=settings.on_loopback,
             secure_cookies=settings.secure_cookies,
         )
-        services = Services(settings, store, ledger, engine, prompts, identities, residency, plan)
+        if settings.safety_file is not None:
+            safety = await asyncio.to_thread(Filter, settings.safety_file, settings.home)
+        services = Services(settings, store, ledger, engine, prompts, identities, residency, plan, safety)
         supervision = asyncio.create_task(supervise(store, residency, plan)) if plan.watch else None
         yield make_app(services), services
         if supervision is not None:
@@ -88,6 +95,8 @@ async def serving(
     finally:
         if ledger is not None:
             await asyncio.to_thread(ledger.close)
+        if safety is not None:
+            safety.close()
         await engine.close()
         store.close()
 

@@ -22,7 +22,9 @@ from server.errors import ApiError
 from server.identity import Identities, Identity, Scope
 from server.limits import Allowance, Limits
 from server.prompts import Prompts
+from server.safety.screen import Filter
 from server.settings import Settings
+from server.system_prompts import PromptBook
 
 if TYPE_CHECKING:
     from server.residency import Residency
@@ -41,14 +43,17 @@ class Services:
     identities: Identities
     residency: Residency
     plan: RolloutSettings  # by which rollouts are judged
+    safety: Filter | None = None
     streams: Counter[str] = field(default_factory=Counter)  # user: replies being generated
     live: set[Turn] = field(default_factory=set)
     draining: bool = False
     limits: Limits = field(init=False)
+    prompt_book: PromptBook = field(init=False)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.limits = Limits(self.settings)
+        self.prompt_book = PromptBook(self.read)
 
     async def write(self, operation: Callable[[Session], T]) -> T:
         """Returns when the operation's rows are durable. Raises StorageBusy when that takes too long."""

@@ -109,6 +109,9 @@ class Settings(FeedbackSettings):
     engine_restarts: int = Field(default=5, ge=0, le=100)
     """How often in a row a dead engine is started again before the server gives up and ends."""
 
+    safety_file: Path | None = None
+    """The safety filter's rules and classifiers, a TOML file; see docs/safety.md. Unset: nothing is checked."""
+
     secure_cookies: bool = False
     """Mark the browser's cookie as HTTPS only."""
 

@@ -22,12 +22,15 @@ from feedback.errors import FeedbackError, StorageError, UnknownTarget
 from feedback.ids import new_id, prompt_digest
 from feedback.ledger import begin_reply, ensure_conversation, ensure_user, finish_reply
 from feedback.packing import pack_ids
+from feedback.samples import CONTENT_FILTER
 from feedback.schema import Reply, ReplyState, now
 from server import metrics
 from server.engine import Chunk, Sampling
 from server.errors import ApiError
 from server.routing import Assignment, track_of
+from server.safety.screen import Screen
 from server.services import Services
+from server.system_prompts import Chosen
 
 log = logging.getLogger("kudos.turn")
 
@@ -49,6 +52,7 @@ class Question:
     regenerate_of: str | None = None
     tools: Sequence[dict[str, Any]] = ()  # that the reply may call
     comparison_rate: float | None = None  # where two replies might be offered: how likely that was
+    prompt: Chosen | None = None  # the operator's system prompt, which is the first of the messages
 
 
 class Turn:
@@ -72,6 +76,7 @@ class Turn:
         self._begun: asyncio.Future[Any] | None = None
         self._ended = False
         self.interrupted = False
+        self._screen = None if services.safety is None else Screen(services.safety, self.track)
         self.task: asyncio.Task[Any] | None = None  # that sends this turn's body
         self._epoch = services.residency.enter(assignment.version)
         services.streams[question.user_id] += 1
@@ -113,12 +118,19 @@ class Turn:
             policy_version=self.version,
             arm=self.assignment.arm,
             propensity=self.assignment.propensity,
+            prompt_version=question.prompt.version if question.prompt else None,
+            prompt_propensity=question.prompt.propensity if question.prompt else None,
             replica_id=self._services.residency.replica_id,
         )
 
     def begun_by(self, durable: asyncio.Future[Any]) -> None:
         """What `chunks` waits for before it shows anything: the reply's being durable."""
         self._begun = durable
+
+    def heard(self, keepalive_seconds: float) -> AsyncGenerator[Chunk | None, None]:
+        """What may be shown of what the engine says; the rest as `chunks`. Raises FilterFailed too."""
+        chunks = self.chunks(keepalive_seconds)
+        return chunks if self._screen is None else self._screen.passed(chunks)
 
     async def chunks(self, keepalive_seconds: float) -> AsyncGenerator[Chunk | None, None]:
         """What the engine says; None when it has said nothing for `keepalive_seconds` before its first token.
@@ -175,12 +187,14 @@ class Turn:
 
     def complete(self) -> Awaitable[None]:
         """Durable when it has been awaited."""
-        return self._end(ReplyState.COMPLETE)
+        if self.finish_reason == CONTENT_FILTER:
+            return self._end_early(ReplyState.STOPPED, CONTENT_FILTER, durable=True)
+        return self._end(ReplyState.COMPLETE, durable=True)
 
     def stop(self, reason: str) -> Awaitable[None]:
         """The reader stopped or went away: what was shown is the reply."""
         if self.finish_reason is not None:
-            return self._end(ReplyState.COMPLETE)  # all of it had been shown
+            return self.complete()  # all of it had been shown
         return self._end_early(ReplyState.STOPPED, reason)
 
     def fail(self, reason: str) -> Awaitable[None]:
@@ -205,19 +219,20 @@ class Turn:
         if self.task is not None:
             self.task.cancel()
 
-    def _end_early(self, state: ReplyState, reason: str) -> Awaitable[None]:
+    def _end_early(self, state: ReplyState, reason: str, *, durable: bool = False) -> Awaitable[None]:
         metrics.stream_aborts_total.labels(reason).inc()
         self._trim()
-        return self._end(state)
+        return self._end(state, durable=durable)
 
-    def _end(self, state: ReplyState) -> Awaitable[None]:
+    def _end(self, state: ReplyState, *, durable: bool = False) -> Awaitable[None]:
         if self._ended:
             return asyncio.sleep(0)
         self._ended = True
         # In a task of its own: the request's task may be cancelled while this is under way, and once more.
-        return asyncio.shield(self._services.background(self._write_end(state)))
+        return asyncio.shield(self._services.background(self._write_end(state, durable=durable)))
 
-    async def _write_end(self, state: ReplyState) -> None:
+    async def _write_end(self, state: ReplyState, *, durable: bool) -> None:
+        """durable: there is a [DONE] to say, but not for what is not durable yet."""
         services = self._services
         mixed = services.residency.leave(self.version, self._epoch)
         services.streams[self.question.user_id] -= 1
@@ -235,12 +250,12 @@ class Turn:
         try:
             await self._finish(state, mixed)
         except UnknownTarget:  # its user was erased while it was written
-            if state is ReplyState.COMPLETE:
+            if durable:
                 raise
         except StorageError:
             services.background(self._finish_later(state, mixed))
-            if state is ReplyState.COMPLETE:
-                raise  # no [DONE] for what is not durable yet
+            if durable:
+                raise
 
     async def _finish_later(self, state: ReplyState, mixed: Sequence[str] | None) -> None:
         for pause_seconds in _FINISH_RETRIES_SECONDS:
@@ -257,6 +272,7 @@ class Turn:
     async def _finish(self, state: ReplyState, mixed: Sequence[str] | None) -> None:
         finished_at, text = now(), self.text
         token_ids, logprobs = list(self.token_ids), list(self.logprobs)
+        verdict = self._screen.verdict if self._screen else None
 
         def finish(session: Session) -> None:
             finish_reply(
@@ -270,6 +286,8 @@ class Turn:
                 first_token_at=self._first_at,
                 finished_at=finished_at,
                 mixed_versions=mixed,
+                safety_flag=verdict.source if verdict else None,
+                safety=verdict.as_dict() if verdict else None,
             )
 
         await self._services.write(finish)

@@ -11,8 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trainer.safety_cli import train_command
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from trainer.config import TrainingConfig
+    from trainer.safety import Labelled
 
 
 def register(app: typer.Typer) -> None:
@@ -24,6 +29,26 @@ def register(app: typer.Typer) -> None:
 
     app.add_typer(tiny, name="tiny")
     app.add_typer(bench, name="bench")
+    _group(app, "safety").command("train")(train_command(_harm_examples))
+
+
+def _group(app: typer.Typer, name: str) -> typer.Typer:
+    """The group of commands that another folder has begun."""
+    for group in app.registered_groups:
+        begun = group.typer_instance
+        if begun is not None and name in (group.name, begun.info.name):
+            return begun
+    raise LookupError(f"no folder has begun a group of commands {name!r}")
+
+
+def _harm_examples(seed: int, count: int) -> Iterator[Labelled]:
+    from trainer.safety import Labelled
+    from trainer.tiny.harm import make_examples
+
+    held_out = min(2000, count // 4)
+    for split, number in (("train", count), ("held_out", held_out)):
+        for example in make_examples(seed, number, split):  # type: ignore[arg-type]
+            yield Labelled(example.text, example.harmful, held_out=split == "held_out")
 
 
 def train(

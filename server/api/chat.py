@@ -13,7 +13,7 @@ from server.answer import Answer
 from server.api.comparisons import open_duel
 from server.chat_request import ChatRequest
 from server.completion import completion, usage_of_turns
-from server.context import question_of
+from server.context import question_of, read_question
 from server.engine import Chunk
 from server.errors import ApiError
 from server.identity import Identity, Scope
@@ -47,9 +47,9 @@ async def chat_completions(request: Request) -> Response:
     vocabulary = services.prompts.vocabulary if body.logprobs else None
     rate = comparison_rate(services, identity, body)
     if rate is not None and offers_two(identity.user_id, _place(body), rate):
-        answer: Answer = await open_duel(services, identity.user_id, body, allowance, comparison_rate=rate)
+        answer: Answer = await open_duel(services, identity, body, allowance, comparison_rate=rate)
     else:
-        turns = await open_turns(services, identity.user_id, body, comparison_rate=rate)
+        turns = await open_turns(services, identity, body, comparison_rate=rate)
         answer = Completion(services, turns, allowance, vocabulary, calls=bool(body.offered))
     request.state.track = answer.track
     return answer.response(stream=body.stream, include_usage=body.include_usage)
@@ -72,12 +72,17 @@ def _place(body: ChatRequest) -> str:
 
 
 async def open_turns(
-    services: Services, user_id: str, body: ChatRequest, *, comparison_rate: float | None = None
+    services: Services, identity: Identity, body: ChatRequest, *, comparison_rate: float | None = None
 ) -> list[Turn]:
     """The choices of one request: replies of one policy to one question."""
+    user_id = identity.user_id
     body.check(services.settings)
+    if body.logprobs and body.stop and services.safety is not None and services.safety.cuts:
+        # With stop strings a token comes before its text does, and its logprob would spell what is held back.
+        raise ApiError(400, "logprobs: not with stop while a safety filter is on", param="logprobs", code="unsupported")
     check_room(services, user_id, body.choices)
-    question = await question_of(services, user_id, body)
+    asked = await read_question(services, identity, body)
+    question = await question_of(services, asked, asked.prompt)
     await services.residency.settled()
     check_room(services, user_id, body.choices)  # again: others came while the question was put together
     assignment = services.residency.assign(user_id)

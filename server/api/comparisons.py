@@ -19,9 +19,9 @@ from feedback.schema import Comparison, Reply
 from server.answer import Answer
 from server.chat_request import ChatRequest
 from server.completion import completion, usage_of_turns
-from server.context import question_of
+from server.context import question_of, read_question
 from server.engine import Chunk
-from server.identity import Scope
+from server.identity import Identity, Scope
 from server.limits import Allowance
 from server.openapi import body_of
 from server.routing import Assignment, pair
@@ -41,30 +41,41 @@ async def compare(request: Request) -> Response:
     identity = await services.identity(request, Scope.CHAT)
     allowance = services.admit(request, identity)
     body = parse(ChatRequest, await read_json(request, services.settings.max_body_bytes))
-    duel = await open_duel(services, identity.user_id, body, allowance)
+    duel = await open_duel(services, identity, body, allowance)
     request.state.track = duel.track
     return duel.response(stream=body.stream, include_usage=body.include_usage)
 
 
 async def open_duel(
     services: Services,
-    user_id: str,
+    identity: Identity,
     body: ChatRequest,
     allowance: Allowance,
     *,
     comparison_rate: float | None = None,
 ) -> Duel:
-    """`comparison_rate`: how likely it was, where the server and not the user wanted a comparison."""
+    """Two policies, with one system prompt; where one policy would answer twice, two prompts, if so many are in use.
+
+    `comparison_rate`: how likely this was, where the server and not the user wanted a comparison.
+    """
+    user_id = identity.user_id
     body.check(services.settings)
     body.refuse("n", "logprobs", "response_format", "tools", by="a comparison")
     check_room(services, user_id, replies=2)
-    question = replace(await question_of(services, user_id, body), comparison_rate=comparison_rate)
+    asked = await read_question(services, identity, body)
+    question = await question_of(services, asked, asked.prompt)
+    prompts = asked.prompts.two(_draw) if asked.prompts else None
+    prompted = [await question_of(services, asked, prompt) for prompt in prompts or ()]
     await services.residency.settled()
-    check_room(services, user_id, replies=2)
+    check_room(services, user_id, replies=2)  # again: others came while the questions were put together
     residency = services.residency
     drawn = pair(user_id, residency.wanted, residency.held, residency.serving, _draw)
-    other = replace(question, sampling=question.sampling.variant(1))
-    left = Turn(services, question, Assignment(drawn.left, "left", drawn.propensity))
+    one, other, propensity = question, question, drawn.propensity
+    if prompts and drawn.left == drawn.right:
+        (one, other), propensity = prompted, drawn.propensity * prompts[0].propensity
+    one = replace(one, comparison_rate=comparison_rate)
+    other = replace(other, comparison_rate=comparison_rate, sampling=other.sampling.variant(1))
+    left = Turn(services, one, Assignment(drawn.left, "left", drawn.propensity))
     right = Turn(services, other, Assignment(drawn.right, "right", drawn.propensity))
     comparison_id = new_id("cmp")
     rows = [left.row(), right.row()]
@@ -83,7 +94,7 @@ async def open_duel(
             conversation_id=question.conversation_id,
             left_reply_id=left.reply_id,
             right_reply_id=right.reply_id,
-            propensity=drawn.propensity,
+            propensity=propensity,
         )
         begin_comparison(session, comparison, *(Reply(**row.model_dump()) for row in rows))
 

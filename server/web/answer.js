@@ -57,10 +57,10 @@ export class AnswerText {
 }
 
 export function stateLine(answer) {
+  if (answer.finishReason === "content_filter") return h("span", { class: "state filtered", word: answer.text ? "filtered" : "filtered_whole" });
   const word = { stopped: "stopped", incomplete: "incomplete", failed: "incomplete" }[answer.state];
   if (word) return h("span", { class: "state", word });
-  const why = { length: "length", content_filter: "filtered" }[answer.finishReason];
-  return why ? h("span", { class: "state", word: why }) : null;
+  return answer.finishReason === "length" ? h("span", { class: "state", word: "length" }) : null;
 }
 
 export function policyTag(version) {
@@ -194,7 +194,7 @@ export function answerView(answer, { regenerate, retry, step, position }) {
           "div",
           { class: "problem", role: "alert" },
           h("span", {}, errorText(answer.error)),
-          h("button", { class: "button retry", word: "retry", onclick: retry }),
+          answer.error.code === "content_filter" ? null : h("button", { class: "button retry", word: "retry", onclick: retry }),
         ),
       );
     }
@@ -202,7 +202,8 @@ export function answerView(answer, { regenerate, retry, step, position }) {
     text.element.hidden = !answer.text;
     if (line) foot.append(line);
     foot.append(stepper(position, step, "previous_version", "next_version") ?? "");
-    if (answer.id && (answer.state === "complete" || answer.state === "stopped")) {
+    const withheld = answer.finishReason === "content_filter" && !answer.text; // there is nothing to vote on
+    if (answer.id && !withheld && (answer.state === "complete" || answer.state === "stopped")) {
       const { row, panel } = thumbs(answer);
       foot.append(row);
       below.append(panel);

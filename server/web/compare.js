@@ -140,7 +140,7 @@ export function comparisonView(comparison, { retry }) {
           "div",
           { class: "problem", role: "alert" },
           h("span", {}, errorText(comparison.error)),
-          h("button", { class: "button retry", word: "retry", onclick: retry }),
+          comparison.error.code === "content_filter" ? null : h("button", { class: "button retry", word: "retry", onclick: retry }),
         ),
       );
       return;

@@ -83,6 +83,18 @@ def test_minds_that_change_and_votes_that_come_late(store: Store, versions: tupl
     assert found.step_votes == 0
 
 
+def test_what_the_safety_filter_flagged_counts_as_flagged(store: Store, versions: tuple[str, str]) -> None:
+    _, candidate = versions
+    with store.write() as session:
+        serve(session, "bob", candidate, 0.25, candidate=True, safety_flag="rules", state=ReplyState.STOPPED,
+              finish_reason="content_filter")  # fmt: skip
+        serve(session, "cem", candidate, 0.25, candidate=True, safety_flag="classifier", thumbs=[UP])  # only flagged
+    assert list(gathered(store).served) == [
+        Served("bob", True, 0.25, 0, harmful=1),
+        Served("cem", True, 0.25, 1, up=1, harmful=1),
+    ]
+
+
 def test_what_is_no_part_of_the_experiment(store: Store, versions: tuple[str, str]) -> None:
     stable, candidate = versions
     with store.write() as session:

@@ -56,7 +56,8 @@ def live(store: Store, user: str, word: str, times: int = 1) -> str:
             conversation = new_id("conv")
             ensure_conversation(session, conversation_id=conversation, user_id=user, title=f"{word} title")
             said = {"prompt": f"{word} question {new_id('q')}", "text": f"{word} answer " * (20 * (number % 30) + 1)}
-            reply = add_reply(session, user, conversation_id=conversation, **said)
+            verdict = {"flags": [{"rule": f"word {word}"}]}
+            reply = add_reply(session, user, conversation_id=conversation, safety=verdict, **said)
             for thumb in ("up", "down"):
                 ballot = Ballot(
                     thumb=thumb, reasons=[f"{word} tag"], comment=f"{word} because", correction=f"{word} instead"

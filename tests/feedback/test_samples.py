@@ -103,7 +103,9 @@ def test_what_must_not_train(store: Store) -> None:
         withdraw_vote(session, user_id="ada", target_kind="reply", target_id=withdrawn)
         pair = add_comparison(session, "refuses")
         cast_vote(session, user_id="refuses", target_kind="comparison", target_id=pair, ballot=Ballot(choice="left"))
-        half = voted(session, text="x")
+        half, cut = voted(session, text="x"), voted(session, text="y")
+        other_prompt = add_comparison(session)
+        cast_vote(session, user_id="ada", target_kind="comparison", target_id=other_prompt, ballot=Ballot(choice="tie"))
         empty = voted(session, text="")
         session.execute(table(Vote).update().where(table(Vote).c.id == quarantined).values(quarantined=True))
         session.execute(table(User).update().where(table(User).c.id == "refuses").values(consent=False))
@@ -115,6 +117,14 @@ def test_what_must_not_train(store: Store) -> None:
         session.execute(
             sql("UPDATE reply SET state = 'incomplete' WHERE id = (SELECT target_id FROM vote WHERE id = :id)"),
             {"id": half},
+        )
+        session.execute(
+            sql("UPDATE reply SET finish_reason = :why WHERE id = (SELECT target_id FROM vote WHERE id = :id)"),
+            {"id": cut, "why": "content_filter"},
+        )
+        session.execute(
+            sql("UPDATE reply SET prompt_digest = 'another' WHERE comparison_id = :id AND side = 'right'"),
+            {"id": other_prompt},
         )
     assert empty  # an empty reply that completed can be voted on, and teaches nothing
     assert [sample.vote_id for sample in samples_of(store)] == [good]

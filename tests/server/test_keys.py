@@ -47,6 +47,10 @@ ROUTES = [
     ("GET", "/v1/training/runs/x", Scope.OPERATOR),
     ("GET", "/v1/training/runs/x/report", Scope.OPERATOR),
     ("GET", "/v1/leaderboard", Scope.OPERATOR),
+    ("GET", "/v1/prompts", Scope.OPERATOR),
+    ("POST", "/v1/prompts", Scope.OPERATOR),
+    ("GET", "/v1/prompts/x", Scope.OPERATOR),
+    ("PUT", "/v1/prompts/use", Scope.OPERATOR),
     ("GET", "/metrics", Scope.METRICS),
 ]
 

@@ -37,6 +37,8 @@ FAMILIES = {
     "kudos_chat_tokens": ("counter", {"type"}),
     "kudos_chat_replies": ("counter", {"track", "state"}),
     "kudos_chat_rate_limited": ("counter", {"unit", "whose"}),
+    "kudos_chat_safety_flags": ("counter", {"track", "stage", "source"}),
+    "kudos_chat_safety_check_seconds": ("histogram", {"source"}),
     "kudos_feedback_votes": ("counter", {"kind", "value", "track", "result"}),
     "kudos_feedback_vote_delay_seconds": ("histogram", set()),
     "kudos_feedback_harm_flags": ("counter", {"track"}),

@@ -1,0 +1,94 @@
+"""System prompts as versions, for operators: what there is, a new version, and who gets which."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+from sqlmodel import Session
+
+from feedback.schema import PromptUse, PromptVersion
+from feedback.system_prompts import MAX_ARMS, MAX_CHARS, add_prompt, find_prompt, prompt_versions, set_use, uses
+from server.identity import Scope
+from server.openapi import body_of
+from server.services import services_of
+from server.wire import parse, read_json
+
+router = APIRouter(prefix="/v1/prompts")
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class NewPrompt(_Body):
+    name: str
+    text: Annotated[str, Field(max_length=MAX_CHARS)]
+
+
+class Arm(_Body):
+    version: str
+    """`name@number`, or a name for its newest version."""
+    weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+
+
+class Use(_Body):
+    arms: Annotated[list[Arm], Field(max_length=MAX_ARMS)] | None
+    """Empty: no prompt. null, for a key: what all others get."""
+    key_id: str | None = None
+    """Whose users; null: all others."""
+
+
+@router.get("")
+async def all_prompts(request: Request) -> dict[str, Any]:
+    services = services_of(request)
+    await services.identity(request, Scope.OPERATOR)
+
+    def read(session: Session) -> dict[str, Any]:
+        found = prompt_versions(session)
+        return {"data": [_version(each) for each in found], "uses": [_use(each) for each in uses(session)]}
+
+    return {"object": "list", **await services.read(read)}
+
+
+@router.post("", openapi_extra=body_of(NewPrompt))
+async def new_prompt(request: Request) -> dict[str, Any]:
+    """The next version of a name; where its newest version has this very text, that one."""
+    services = services_of(request)
+    identity = await services.identity(request, Scope.OPERATOR)
+    body = parse(NewPrompt, await read_json(request, services.settings.max_body_bytes))
+
+    def write(session: Session) -> dict[str, Any]:
+        made, new = add_prompt(session, name=body.name, text=body.text, actor=identity.actor)
+        return {**_version(made), "new": new}
+
+    return await services.write(write)
+
+
+@router.put("/use", openapi_extra=body_of(Use))
+async def use_prompts(request: Request) -> dict[str, Any]:
+    services = services_of(request)
+    identity = await services.identity(request, Scope.OPERATOR)
+    body = parse(Use, await read_json(request, services.settings.max_body_bytes))
+    arms = None if body.arms is None else [(arm.version, arm.weight) for arm in body.arms]
+    used = await services.write(
+        lambda session: _use(set_use(session, arms=arms, key_id=body.key_id, actor=identity.actor))
+    )
+    services.prompt_book.forget()
+    return used
+
+
+@router.get("/{version}")
+async def one_prompt(request: Request, version: str) -> dict[str, Any]:
+    services = services_of(request)
+    await services.identity(request, Scope.OPERATOR)
+    return await services.read(lambda session: _version(find_prompt(session, version)))
+
+
+def _version(row: PromptVersion) -> dict[str, Any]:
+    return {"object": "prompt", **row.model_dump()}
+
+
+def _use(row: PromptUse) -> dict[str, Any]:
+    return {"object": "prompt.use", **row.model_dump(exclude={"salt", "id"})}  # who knows the salt can choose an arm
