@@ -9,7 +9,7 @@ TEST_ARGS ?=
 # Where a container sets this, every process would compile torch and vLLM anew: half a minute each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run demo test check fmt clean constraints reference install install-dev
+.PHONY: help run demo test test-clients check fmt clean constraints reference install install-dev
 
 help: ## Say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,10 @@ demo: install ## Watch simulated raters teach a fresh kudos, and the proof that 
 
 test: install-dev ## All tests, with real engines, databases and browsers
 	$(PYTHON) -m pytest -n 2 $(TEST_ARGS)
+
+test-clients: install-dev ## Clients that no one here wrote, against a real server; installs them first (minutes, 3 GB)
+	sh tests/clients/install.sh
+	$(PYTHON) -m pytest tests/clients $(TEST_ARGS)
 
 check: install-dev ## Style, types, arrows and quick tests; under two minutes
 	$(PYTHON) -m ruff check .
@@ -41,7 +45,7 @@ reference: install-dev ## Rewrite docs/reference.md from the code
 	$(PYTHON) scripts/reference.py
 
 clean: ## Remove the environment and all caches; the home folder stays
-	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	rm -rf .venv .uv .clients .schemathesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 install:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import MutableMapping
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Match, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deploy.errors import DeployError
 from feedback.errors import FeedbackError, StorageError
 from feedback.ids import new_id
-from server import metrics
+from server import metrics, openapi
 from server.api import chat, comparisons, conversations, me, operations, prompts, replies, status, training, votes
 from server.errors import ApiError, error_body
 from server.identity import Identity
@@ -47,13 +51,22 @@ MODULES = (chat, comparisons, replies, votes, conversations, me, operations, pro
 
 
 def make_app(services: Services) -> FastAPI:
-    app = FastAPI(title="kudos", docs_url=None, redoc_url=None)  # its pages load scripts from elsewhere
+    # Without FastAPI's own pages, which load scripts from elsewhere.
+    app = FastAPI(
+        title="kudos",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+    )
     app.state.services = services
     for module in MODULES:
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=WEB), name="static")
     app.add_api_route("/ops", _operators_page, include_in_schema=False)
-    app.mount("/", StaticFiles(directory=WEB, html=True), name="page")
+    # What no route has is the page's. A mount would also take a route's path with another method, which is 405.
+    app.router.default = Page(directory=WEB, html=True)
+    app.openapi = partial(openapi.describe, app)  # type: ignore[method-assign]  # as FastAPI documents it
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(FeedbackError, _known_error)
     app.add_exception_handler(DeployError, _known_error)
@@ -68,6 +81,19 @@ async def _operators_page() -> FileResponse:
     return FileResponse(WEB / "ops.html")  # anybody's: what it shows, it asks for with an operator's key
 
 
+class Page(StaticFiles):
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """What is not there is 404 with any method: a client whose base URL lacks /v1 is not to hear of methods."""
+        if scope["method"] != "GET":
+            try:
+                _, found = await asyncio.to_thread(self.lookup_path, path)
+            except (OSError, ValueError):  # too long, or no path at all
+                found = None
+            if found is None:
+                raise HTTPException(404)
+        return await super().get_response(path, scope)
+
+
 class Edge:
     """Around every request: its id, its cookie, the headers that protect the page, and its count."""
 
@@ -79,6 +105,11 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":
+            scope = {
+                **scope,
+                "method": "GET",
+            }  # what a GET answers; the body is dropped below us, where the method is known
         connection = HTTPConnection(scope)
         given = connection.headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else new_id("req")
@@ -106,6 +137,10 @@ class Edge:
             await send(message)
 
         try:
+            if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
+                refused = error_body(400, "the address has a NUL character, which no id holds", code="invalid_value")
+                await JSONResponse(refused, status_code=400)(scope, receive, sending)
+                return
             await self._app(scope, receive, sending)
         finally:
             route = getattr(scope.get("route"), "path", "other")
@@ -148,20 +183,45 @@ async def _known_error(request: Request, error: Exception) -> Response:
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    param = ".".join(str(part) for part in first["loc"])
-    return JSONResponse(error_body(422, f"{param}: {first['msg']}", param=param), status_code=422)
+    param = ".".join(str(part) for part in first["loc"][1:])  # without "query", "path" or "header"
+    body = error_body(422, f"{param}: {first['msg']}", code="invalid_value", param=param)
+    return JSONResponse(body, status_code=422)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    message, code, headers = str(error.detail), None, error.headers
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        message = (
+            f"there is nothing at {request.url.path[:200]}; the API begins with /v1, and /openapi.json describes it"
+        )
+        code = "not_found"
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allow = _methods(request)
+        message, code, headers = f"{request.url.path[:200]} takes {allow}", "method_not_allowed", {"allow": allow}
     return JSONResponse(
-        error_body(error.status_code, str(error.detail)), status_code=error.status_code, headers=error.headers
+        error_body(error.status_code, message, code=code), status_code=error.status_code, headers=headers
     )
+
+
+def _methods(request: Request) -> str:
+    """What this address takes. Starlette names only those of the first route that has it."""
+    found = {
+        method
+        for route in request.app.routes
+        if isinstance(route, Route | APIRoute) and route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }
+    if not found or "GET" in found:
+        found |= {"GET", "HEAD"}
+    return ", ".join(sorted(found))
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     request_id = getattr(request.state, "request_id", "")
     log.error("request %s failed", request_id, exc_info=error)
     return JSONResponse(
-        error_body(500, f"something went wrong; request {request_id}", code="internal"), status_code=500
+        error_body(500, f"something went wrong; request {request_id}", code="internal"),
+        status_code=500,
+        headers={"x-request-id": request_id},  # this response does not pass through Edge
     )

@@ -1,6 +1,7 @@
 """OpenAI's chat request, with kudos' few optional fields: what it may hold, and what this server does of it.
 
-Bounds are checked as it is parsed; `check` does what takes the settings, or several fields at once.
+Bounds are checked as it is parsed; `check` does what takes the settings, or several fields at once. A list without a
+bound of its own fails with its first fault: to gather half a million of them stops every stream for seconds.
 """
 
 from __future__ import annotations
@@ -8,17 +9,22 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.json_schema import SkipJsonSchema, WithJsonSchema
 
 from server.errors import ApiError
 from server.settings import Settings
 
 _MAX_SCHEMA_BYTES = 16 << 10
 _NAME = r"^[a-zA-Z0-9_-]{1,64}$"
+# To JSON 64.0 is a whole number, and what has more than 64 bits is read as a float.
+_WHOLE = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
+_Stop = Annotated[str, Field(min_length=1, max_length=256)]
+_Id = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
 class TextPart(_Body):
@@ -38,8 +44,22 @@ class ToolCall(_Body):
 
 
 class Message(_Body):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {
+                    "required": ["content"],
+                    "properties": {"content": {"type": ["string", "array"]}, "tool_calls": {"type": "null"}},
+                },
+                {
+                    "required": ["tool_calls"],
+                    "properties": {"role": {"const": "assistant"}, "tool_calls": {"type": "array", "minItems": 1}},
+                },
+            ]
+        }
+    )
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=128)] | None = None
     tool_call_id: str | None = None
 
@@ -87,6 +107,14 @@ class JsonSchema(_Body):
 
 
 class ResponseFormat(_Body):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {"type": {"enum": ["text", "json_object"]}}},
+                {"required": ["json_schema"], "properties": {"json_schema": {"type": "object"}}},
+            ]
+        }
+    )
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
@@ -135,22 +163,46 @@ def _has_pattern(schema: Any) -> bool:
     return False
 
 
+def check_model(name: str, settings: Settings) -> None:
+    """Raises ApiError 404 where this is not the one model; `kudos` always is."""
+    if name not in (settings.model_name, "kudos"):
+        raise ApiError(
+            404,
+            f"the model {name[:100]!r} does not exist; this server has {settings.model_name!r}",
+            param="model",
+            code="model_not_found",
+        )
+
+
 class ChatRequest(_Body):
-    messages: Annotated[list[Message], Field(min_length=1)]
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"messages": [{"role": "user", "content": "Hello!"}]},
+                {"messages": [{"role": "user", "content": "Hello!"}], "stream": True, "max_tokens": 64},
+            ],
+            "anyOf": [
+                {"properties": {"top_logprobs": {"type": "null"}}},
+                {"required": ["logprobs"], "properties": {"logprobs": {"const": True}}},
+            ],
+        }
+    )
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     model: str | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1), _WHOLE] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1), _WHOLE] | None = None
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] | None = None
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2.0, le=2.0)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2.0, le=2.0)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    conversation_id: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")] | None = None
+    stop: _Stop | Annotated[list[_Stop], Field(max_length=4)] | None = None
+    seed: Annotated[int, _WHOLE] | None = None
+    """Any whole number; of large ones the lowest 63 bits count."""
+    conversation_id: _Id | None = None
     """The conversation that this goes on with; one message alone then leaves the history to the server."""
-    regenerate_of: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    regenerate_of: _Id | None = None
     """A reply to write again; the new one stands beside it in the conversation."""
     parent_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """What the message follows: a reply, or the conversation's own id for its beginning. Unset: the newest reply."""
@@ -158,19 +210,21 @@ class ChatRequest(_Body):
     """The answer may be two to choose between, as a comparison's, at the rate that the server sets."""
     logprobs: bool | None = None
     """Tell each token of the reply, with its logprob and its exact bytes."""
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), _WHOLE] | None = None
     """With `logprobs`: so many of the most likely tokens at each position."""
-    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    n: Annotated[int, Field(ge=1, le=128), _WHOLE] | None = None
     """Replies to write; the server's setting may allow fewer. Each has its own `reply_id`, to vote on."""
     response_format: ResponseFormat | None = None
     """What the reply is held to. The model is not told: say it in the messages as well."""
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     """What the model may call, where its chat template has tools."""
-    tool_choice: str | dict[str, Any] | None = None
-    """`auto` or `none`."""
+    tool_choice: Annotated[
+        str | dict[str, Any] | None, WithJsonSchema({"enum": ["auto", "none", None], "title": "Tool Choice"})
+    ] = None
+    """To force a call is refused."""
     # Known to OpenAI's API and not to this server: an error beats a reply that ignored them.
-    functions: list[Any] | None = None
-    logit_bias: dict[str, Any] | None = None
+    functions: SkipJsonSchema[list[Any] | None] = None
+    logit_bias: SkipJsonSchema[dict[str, Any] | None] = None
 
     @property
     def offered(self) -> list[dict[str, Any]]:
@@ -191,14 +245,6 @@ class ChatRequest(_Body):
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
-
-    @field_validator("stop")
-    @classmethod
-    def _stops_are_short(cls, value: str | list[str] | None) -> str | list[str] | None:
-        for stop in [value] if isinstance(value, str) else value or []:
-            if not 0 < len(stop) <= 256:
-                raise ValueError("a stop string has 1 to 256 characters")
-        return value
 
     def check(self, settings: Settings) -> None:
         """Raises ApiError for what this server does not do, and for fields that contradict each other."""
@@ -225,15 +271,10 @@ class ChatRequest(_Body):
             raise ApiError(400, f"n: at most {settings.max_choices}", param="n", code="invalid_value")
         if self.top_logprobs is not None and not self.logprobs:
             raise ApiError(422, "top_logprobs: needs logprobs to be true", param="top_logprobs", code="invalid_value")
-        if self.model is not None and self.model not in (settings.model_name, "kudos"):
-            raise ApiError(
-                404,
-                f"the model {self.model[:100]!r} does not exist; this server has {settings.model_name!r}",
-                param="model",
-                code="model_not_found",
-            )
+        if self.model is not None:
+            check_model(self.model, settings)
         if len(self.messages) > settings.max_messages:
-            raise ApiError(422, f"messages: at most {settings.max_messages}", param="messages")
+            raise ApiError(422, f"messages: at most {settings.max_messages}", param="messages", code="invalid_value")
 
     def refuse(self, *params: str, by: str) -> None:
         asked = {

@@ -75,7 +75,7 @@ async def question_of(services: Services, asked: Asked, prompt: Chosen | None) -
         raise ApiError(
             422,
             f"the chat template of {services.settings.model_name} has no tools, or none that this server can read "
-            "from a reply (<tool_call>, as Hermes and Qwen models write them)",
+            "from a reply (<tool_call>, as Hermes and Qwen models write them): send none",
             param="tools" if tools else "messages",
             code="unsupported",
         )
@@ -117,7 +117,7 @@ def sampling_of(settings: Settings, request: ChatRequest, prompt_tokens: int, ma
         temperature=temperature,
         top_p=1.0 if request.top_p is None else request.top_p,
         stop=tuple(stop),
-        seed=request.seed,
+        seed=None if request.seed is None else request.seed % 2**63,
         presence_penalty=request.presence_penalty or 0.0,
         frequency_penalty=request.frequency_penalty or 0.0,
         json_schema=request.response_format.constraint() if request.response_format else None,

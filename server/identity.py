@@ -156,7 +156,9 @@ class Identities:
         if Scope.ON_BEHALF not in scopes:
             raise ApiError(403, "X-Kudos-User needs a key with the scope on_behalf", code="missing_scope")
         if not _USER_HEADER.fullmatch(user):
-            raise ApiError(422, "X-Kudos-User: 1 to 128 printable ASCII characters", param="X-Kudos-User")
+            raise ApiError(
+                422, "X-Kudos-User: 1 to 128 printable ASCII characters", param="X-Kudos-User", code="invalid_value"
+            )
         return Identity(f"{key.user_id}/{user}", scopes, key.label, key_id=key.id)
 
     def _by_ticket(self, given: str, path: str) -> Identity:

@@ -24,6 +24,7 @@ from server.engine import Engine
 from server.errors import BadConfiguration
 from server.identity import Identities, cookie_secret, ensure_operator_key, live_keys
 from server.prompts import Prompts
+from server.protocol import Protocol
 from server.residency import Residency
 from server.safety.config import read_config
 from server.safety.screen import Filter
@@ -196,7 +197,8 @@ async def serve(settings: Settings, engine: Engine, make_prompts: Callable[[Path
             timeout_keep_alive=75,
             timeout_graceful_shutdown=10,
             server_header=False,
-            h11_max_incomplete_event_size=64 * 1024,
+            http=Protocol,
+            ws="none",
         )
         server = DrainingServer(config, services, services.residency.address)
         running.append(server)

@@ -22,6 +22,7 @@ from feedback.errors import FeedbackError, StorageError, UnknownTarget
 from feedback.ids import new_id, prompt_digest
 from feedback.ledger import begin_reply, ensure_conversation, ensure_user, finish_reply
 from feedback.packing import pack_ids
+from feedback.replies import storable
 from feedback.samples import CONTENT_FILTER
 from feedback.schema import Reply, ReplyState, now
 from server import metrics
@@ -208,7 +209,7 @@ class Turn:
         """Drop tokens whose text was not shown: the bytes of half a character, or what a stop string held back."""
         decode, count = self._services.prompts.decode, len(self.token_ids)
         for kept in range(count, max(count - _TRIM_TOKENS, 0) - 1, -1):
-            if self.text.startswith(decode(self.token_ids[:kept])):
+            if self.text.startswith(storable(decode(self.token_ids[:kept]))):
                 del self.token_ids[kept:], self.logprobs[kept:]
                 return
         log.warning("reply %s: its tokens do not spell its text; kept as sampled", self.reply_id)

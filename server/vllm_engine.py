@@ -22,6 +22,7 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
+from feedback.replies import storable
 from server.engine import Chunk, Sampling
 from server.errors import EngineDead, EngineError, RequestRefused
 from server.settings import Settings
@@ -145,7 +146,7 @@ class VllmEngine:
                     if completion.finish_reason == "error":  # as when its grammar could not be compiled
                         raise EngineError("the engine gave the reply up")
                     yield Chunk(
-                        text=completion.text,
+                        text=storable(completion.text),  # a client that sends it back is not to be refused for a NUL
                         token_ids=ids,
                         logprobs=[
                             position[token].logprob

@@ -5,6 +5,7 @@ Chunks are spelled by hand around the one string that changes, because a stream 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -20,34 +21,99 @@ T = TypeVar("T", bound=BaseModel)
 DONE = b"data: [DONE]\n\n"
 KEEPALIVE = b": keepalive\n\n"
 
+_MAX_FIELDS = 1000  # each that is not known is an error to be told apart from the others
+_MAX_DEPTH = 128  # what reads and writes JSON after us recurses, and ends at some 250
+# An escaped NUL: after an even number of backslashes, which are escaped ones. Raw ones are no JSON.
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
 
 async def read_json(request: Request, limit_bytes: int) -> Any:
-    """The body as JSON. 413 beyond the limit, without reading on; 422 when it is not JSON, or nested too deep."""
+    """The body as JSON, whose texts hold no NUL.
+
+    Raises ApiError: 413 beyond the limit, without reading on; 415 where it is said to be something else; 422 when it is
+    not JSON, or nested too deep.
+    """
+    _check_type(request.headers.get("content-type"))
     too_large = ApiError(413, f"the body is larger than {limit_bytes} bytes", code="body_too_large")
     try:
         if int(request.headers.get("content-length", "0")) > limit_bytes:
             raise too_large
     except ValueError:
-        raise ApiError(400, "content-length is not a number") from None
+        raise ApiError(400, "content-length is not a number", code="invalid_value") from None
     body = bytearray()
     async for piece in request.stream():
         body += piece
         if len(body) > limit_bytes:
             raise too_large
+    if b"\\u0000" in body and _NUL.search(body):
+        raise ApiError(422, "the body has a NUL character, which no text holds: leave it out", code="invalid_json")
     try:
-        return orjson.loads(body)
+        value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise ApiError(422, f"the body is not JSON: {error}", code="invalid_json") from None
+    if body.count(b"{") + body.count(b"[") > _MAX_DEPTH and _is_deep(value):
+        raise ApiError(422, f"the body is nested more than {_MAX_DEPTH} deep", code="invalid_json")
+    return value
+
+
+def _check_type(said: str | None) -> None:
+    """A body that says nothing of itself is taken for JSON."""
+    if said is None:
+        return
+    kind = said.partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise ApiError(
+            415,
+            f"content-type: this takes application/json, not {kind[:100]!r}",
+            param="content-type",
+            code="unsupported_media_type",
+        )
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_MAX_DEPTH + 1):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return bool(level)
 
 
 def parse(kind: type[T], body: Any) -> T:
     """Raises ApiError 422 that names the field and what is wrong with it."""
+    if not isinstance(body, dict):
+        raise ApiError(422, "the body is not a JSON object", code="invalid_value")
+    if len(body) > _MAX_FIELDS:
+        raise ApiError(422, f"the body has {len(body)} fields, and nothing here has so many", code="invalid_value")
     try:
         return kind.model_validate(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        param = ".".join(str(part) for part in first["loc"]) or None
-        raise ApiError(422, f"{param or 'body'}: {first['msg']}", param=param, code="invalid_value") from None
+        errors = error.errors(include_url=False, include_input=False)
+        fields = [_field(body, each["loc"], missing=each["type"] == "missing") for each in errors]
+        # Where a field may be of several types, the type that was meant is the one whose rule is broken, or broken
+        # furthest in.
+        told = max(
+            (at for at, field in enumerate(fields) if field[:1] == fields[0][:1]),
+            key=lambda at: (not errors[at]["type"].endswith("_type"), len(fields[at])),
+        )
+        param = ".".join(map(str, fields[told])) or None
+        message = errors[told]["msg"].removeprefix("Value error, ")
+        raise ApiError(422, f"{param or 'body'}: {message}", param=param, code="invalid_value") from None
+
+
+def _field(body: Any, location: Sequence[str | int], *, missing: bool) -> list[str | int]:
+    """Pydantic's location without the types that it tried, which are not in the body."""
+    field: list[str | int] = []
+    for part in location[:-1] if missing else location:
+        try:
+            body = body[part]
+        except (KeyError, IndexError, TypeError):
+            continue
+        field.append(part)
+    return [*field, *location[-1:]] if missing else field
 
 
 def sse(body: Mapping[str, Any]) -> bytes:

@@ -11,35 +11,65 @@ from fastapi import APIRouter, Request, Response
 from feedback.ids import new_id
 from server.answer import Answer
 from server.api.comparisons import open_duel
-from server.chat_request import ChatRequest
+from server.chat_request import ChatRequest, check_model
 from server.completion import completion, usage_of_turns
 from server.context import question_of, read_question
 from server.engine import Chunk
 from server.errors import ApiError
 from server.identity import Identity, Scope
 from server.limits import Allowance
-from server.openapi import body_of
+from server.openapi import REFUSALS, body_of, link, stream_of
 from server.routing import offers_two
 from server.services import Services, services_of
+from server.shapes import chat as shapes
 from server.tool_calls import CallReader, parsed
 from server.turn import Turn, begin, check_room
 from server.vocabulary import Vocabulary
 from server.wire import ChunkWriter, parse, read_json
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", tags=["chat"])
+
+_NEXT = {
+    "vote": link("put_feedback", reply_id="choices/0/reply_id"),
+    "withdraw": link("delete_feedback", reply_id="choices/0/reply_id"),
+    "read": link("reply", reply_id="choices/0/reply_id"),
+    "conversation": link("conversation", conversation_id="conversation_id"),
+}
 
 
-@router.get("/models")
+@router.get("/models", response_model=shapes.Models)
 async def models(request: Request) -> dict[str, Any]:
+    """The one model that requests may name. Which policy stands behind it, `system_fingerprint` tells."""
     services = services_of(request)
     await services.identity(request, Scope.CHAT)
+    return {"object": "list", "data": [_model(services)]}
+
+
+@router.get("/models/{model:path}", response_model=shapes.Model)
+async def model(request: Request, model: str) -> dict[str, Any]:
+    """The model by its name."""
+    services = services_of(request)
+    await services.identity(request, Scope.CHAT)
+    check_model(model, services.settings)
+    return _model(services)
+
+
+def _model(services: Services) -> dict[str, Any]:
     created = int(services.residency.started_at.timestamp())
-    name = services.settings.model_name
-    return {"object": "list", "data": [{"id": name, "object": "model", "created": created, "owned_by": "kudos"}]}
+    return {"id": services.settings.model_name, "object": "model", "created": created, "owned_by": "kudos"}
 
 
-@router.post("/chat/completions", openapi_extra=body_of(ChatRequest))
+@router.post(
+    "/chat/completions",
+    response_model=shapes.Completion,
+    openapi_extra=body_of(ChatRequest),
+    responses={200: stream_of(shapes.STREAM) | {"links": _NEXT}, **REFUSALS},
+)
 async def chat_completions(request: Request) -> Response:
+    """A reply, or `n` of them; with `stream` as events. By the time that `[DONE]` or the whole is read, it is durable.
+
+    A failure in mid-stream is an event with an error, and the last one.
+    """
     services = services_of(request)
     identity = await services.identity(request, Scope.CHAT)
     allowance = services.admit(request, identity)

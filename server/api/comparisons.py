@@ -23,20 +23,37 @@ from server.context import question_of, read_question
 from server.engine import Chunk
 from server.identity import Identity, Scope
 from server.limits import Allowance
-from server.openapi import body_of
+from server.openapi import REFUSALS, body_of, link, stream_of
 from server.routing import Assignment, pair
 from server.services import Services, services_of
+from server.shapes import chat as shapes
 from server.turn import Turn, check_room, title_of
 from server.wire import ChunkWriter, parse, read_json
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", tags=["chat"])
 
 SIDES = ("left", "right")
+_NEXT = {
+    "choose": link("put_choice", comparison_id="id"),
+    "withdraw": link("delete_choice", comparison_id="id"),
+    "vote": link("put_feedback", reply_id="left/choices/0/reply_id"),
+}
+_REFUSED = ("n", "logprobs", "response_format", "tools")
+_MEANINGLESS = ("top_logprobs", "tool_choice")
 _draw = random.SystemRandom()
 
 
-@router.post("/comparisons", openapi_extra=body_of(ChatRequest))
+@router.post(
+    "/comparisons",
+    response_model=shapes.Comparison,
+    openapi_extra=body_of(ChatRequest, without=(*_REFUSED, *_MEANINGLESS)),
+    responses={200: stream_of(shapes.SIDES_STREAM) | {"links": _NEXT}, **REFUSALS},
+)
 async def compare(request: Request) -> Response:
+    """One question and two replies side by side, whose policies are hidden until the choice.
+
+    With `stream` both come in one response, and each chunk says its `side`.
+    """
     services = services_of(request)
     identity = await services.identity(request, Scope.CHAT)
     allowance = services.admit(request, identity)
@@ -60,7 +77,7 @@ async def open_duel(
     """
     user_id = identity.user_id
     body.check(services.settings)
-    body.refuse("n", "logprobs", "response_format", "tools", by="a comparison")
+    body.refuse(*_REFUSED, by="a comparison")
     check_room(services, user_id, replies=2)
     asked = await read_question(services, identity, body)
     question = await question_of(services, asked, asked.prompt)

@@ -11,25 +11,32 @@ from sqlmodel import Session
 from server import history
 from server.api.replies import add_html
 from server.identity import Scope
+from server.openapi import body_of
 from server.services import services_of
+from server.shapes import shown
+from server.shapes import users as shapes
 from server.wire import parse, read_json
 
-router = APIRouter(prefix="/v1/conversations")
+router = APIRouter(prefix="/v1/conversations", tags=["conversations"])
 
 
-class _Title(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Title(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, **shown({"title": "About tea"}))
     title: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 
 
-@router.get("")
+@router.get(
+    "",
+    response_model=shapes.Heads,
+    responses={404: {"description": "`before` names no conversation of one's own"}},
+)
 async def conversations(
     request: Request,
-    limit: Annotated[int, Query(ge=1, le=500)] = 100,
-    before: str | None = None,
-    search: Annotated[str, Query(max_length=200)] = "",
+    limit: Annotated[int, Query(ge=1, le=500, description="At most so many.", examples=[20])] = 100,
+    before: Annotated[str | None, Query(description="The id of the last one of the page before.")] = None,
+    search: Annotated[str, Query(max_length=200, description="Words of the title, a question or an answer.")] = "",
 ) -> dict[str, Any]:
-    """Newest first. With `search`: those that have these words in their title, questions or answers."""
+    """One's conversations, newest first; with `search` those that have the words, of which `before` is not asked."""
     services = services_of(request)
     identity = await services.identity(request, Scope.CHAT)
     words = search.strip()
@@ -43,8 +50,9 @@ async def conversations(
     return {"object": "list", "data": found[:limit], "has_more": len(found) > limit}
 
 
-@router.get("/{conversation_id}")
+@router.get("/{conversation_id}", response_model=shapes.Conversation)
 async def conversation(request: Request, conversation_id: str) -> dict[str, Any]:
+    """A conversation with its replies, comparisons and one's votes on them, oldest first."""
     services = services_of(request)
     identity = await services.identity(request, Scope.CHAT)
     found = await services.read(lambda session: history.whole(session, identity.user_id, conversation_id))
@@ -52,16 +60,18 @@ async def conversation(request: Request, conversation_id: str) -> dict[str, Any]
     return found
 
 
-@router.patch("/{conversation_id}")
+@router.patch("/{conversation_id}", response_model=shapes.Head, openapi_extra=body_of(Title))
 async def rename(request: Request, conversation_id: str) -> dict[str, Any]:
+    """Gives a conversation another title."""
     services = services_of(request)
     identity = await services.identity(request, Scope.CHAT)
-    title = parse(_Title, await read_json(request, services.settings.max_body_bytes)).title
+    title = parse(Title, await read_json(request, services.settings.max_body_bytes)).title
     return await services.write(lambda session: history.rename(session, identity.user_id, conversation_id, title))
 
 
-@router.delete("/{conversation_id}")
+@router.delete("/{conversation_id}", response_model=shapes.Deleted)
 async def delete(request: Request, conversation_id: str) -> dict[str, Any]:
+    """Takes a conversation out of sight. Votes that were cast in it still count; to erase all, see DELETE /v1/me."""
     services = services_of(request)
     identity = await services.identity(request, Scope.CHAT)
     await services.write(lambda session: history.delete(session, identity.user_id, conversation_id))

@@ -16,19 +16,24 @@ from feedback.ledger import ensure_user
 from feedback.schema import User
 from server import history
 from server.identity import Scope
+from server.openapi import body_of
 from server.services import services_of
+from server.shapes import shown
+from server.shapes import users as shapes
 from server.wire import parse, read_json
 
-router = APIRouter(prefix="/v1/me")
+router = APIRouter(prefix="/v1/me", tags=["me"])
 
 
-class _Consent(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+class ConsentBody(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, **shown({"consent": False})
+    )
     consent: bool | None
     """Whether my votes may train; null: whatever the deployment's default is."""
 
 
-@router.get("")
+@router.get("", response_model=shapes.Me)
 async def me(request: Request) -> dict[str, Any]:
     """What the page's panel shows: my consent, and which policies learned from how many of my votes."""
     services = services_of(request)
@@ -50,8 +55,9 @@ async def me(request: Request) -> dict[str, Any]:
     return await services.read(read)
 
 
-@router.get("/export")
+@router.get("/export", response_model=shapes.Export)
 async def export(request: Request) -> dict[str, Any]:
+    """All that is stored about who asks: conversations, replies, and every revision of every vote."""
     services = services_of(request)
     identity = await services.identity(request, Scope.CHAT)
 
@@ -65,11 +71,12 @@ async def export(request: Request) -> dict[str, Any]:
     return await services.read(read)
 
 
-@router.put("/consent")
+@router.put("/consent", response_model=shapes.Consent, openapi_extra=body_of(ConsentBody))
 async def consent(request: Request) -> dict[str, Any]:
+    """Whether one's votes may train, from the next run on."""
     services = services_of(request)
     identity = await services.identity(request, Scope.CHAT)
-    asked = parse(_Consent, await read_json(request, services.settings.max_body_bytes)).consent
+    asked = parse(ConsentBody, await read_json(request, services.settings.max_body_bytes)).consent
 
     def write(session: Session) -> None:
         ensure_user(session, identity.user_id)
@@ -82,7 +89,7 @@ async def consent(request: Request) -> dict[str, Any]:
     return {"consent": asked, "default": services.settings.consent_default}
 
 
-@router.delete("")
+@router.delete("", response_model=shapes.Erasure, responses={404: {"description": "Nobody has, or had, this id"}})
 async def erase(request: Request) -> dict[str, Any]:
     """Erases who asks, for ever, and says which policies learned from them. A browser is a new user from then on.
 

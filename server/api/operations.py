@@ -18,47 +18,74 @@ from feedback.schema import Matchup, Policy, Rollout
 from server.errors import ApiError
 from server.identity import Scope
 from server.leaderboard import standings
+from server.openapi import Responses, body_of
 from server.services import Services, services_of
+from server.shapes import operators as shapes
+from server.shapes import shown
 from server.wire import parse, read_json
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", tags=["operators"])
+
+_REFUSED: Responses = {409: {"description": "The rollout's state, or the gate, does not allow it"}}
+_DONE_OR_PLANNED: Responses = {
+    200: {
+        "description": "The rollout as it is now; with `dry_run` what would be done to it",
+        "content": {"application/json": {"example": shapes.EXAMPLE_PLAN}},
+    }
+}
+_NO_ROLLOUT: Responses = {404: {"description": "There is no rollout"}}
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class ReasonBody(_Body):
+    model_config = shown({"reason": "looks well"})
     reason: str = ""
     dry_run: bool = False
     """Only say what would be done."""
 
 
 class StartBody(ReasonBody):
+    model_config = shown({"version": "v1-0a1b2c3d", "share": 0.05, "reason": "more friendly"})
     version: str
     share: Annotated[float, Field(gt=0, le=1)] | None = None
     force: bool = False
 
 
 class StepBody(ReasonBody):
+    model_config = shown({"share": 0.25, "reason": "looks well"})
     share: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
 class MatchupBody(_Body):
+    model_config = shown({"first_version": "v1-0a1b2c3d", "second_version": "v0-4e5f6a7b"})
     first_version: str | None = None
     second_version: str | None = None
 
 
-@router.get("/policies")
+def _step(kind: type[BaseModel]) -> dict[str, Any]:
+    """What OpenAPI says of a step: all answer with the rollout, and need no body."""
+    return {
+        "response_model": shapes.Rollout | shapes.RolloutPlan,
+        "openapi_extra": body_of(kind, required=False),
+        "responses": _DONE_OR_PLANNED | _REFUSED | _NO_ROLLOUT,
+    }
+
+
+@router.get("/policies", response_model=shapes.Policies)
 async def all_policies(request: Request) -> dict[str, Any]:
+    """Every policy, oldest first, and what this replica should hold and does."""
     services = services_of(request)
     await services.identity(request, Scope.OPERATOR)
     rows = await services.read(lambda session: [_policy(row) for row in policies.everything(session)])
     return {"object": "list", "data": rows, "wanted": _wanted(services)}
 
 
-@router.get("/policies/{version}")
+@router.get("/policies/{version}", response_model=shapes.PolicyWithLineage)
 async def one_policy(request: Request, version: str) -> dict[str, Any]:
+    """A policy with its line both ways: the votes and the run that made it, and the replies that it wrote."""
     services = services_of(request)
     await services.identity(request, Scope.OPERATOR)
 
@@ -81,8 +108,14 @@ async def one_policy(request: Request, version: str) -> dict[str, Any]:
     return await services.read(read)
 
 
-@router.post("/rollouts")
+@router.post(
+    "/rollouts",
+    response_model=shapes.Rollout | shapes.RolloutPlan,
+    openapi_extra=body_of(StartBody),
+    responses=_DONE_OR_PLANNED | _REFUSED | {404: {"description": "There is no such policy"}},
+)
 async def start_rollout(request: Request) -> dict[str, Any]:
+    """Lets a policy meet a share of users. `force` passes over the gate's verdict, and is recorded."""
     body = await _asked(request, StartBody)
     return await _decide(
         request,
@@ -94,15 +127,18 @@ async def start_rollout(request: Request) -> dict[str, Any]:
     )
 
 
-@router.get("/rollouts/current")
+@router.get("/rollouts/current", response_model=shapes.CurrentRollout, responses=_NO_ROLLOUT)
 async def current_rollout(request: Request) -> dict[str, Any]:
+    """The rollout, what the evidence says now, who did what, and what the replicas hold."""
     services = services_of(request)
     await services.identity(request, Scope.OPERATOR)
     return await _current(services)
 
 
-@router.get("/rollouts/events")
-async def rollout_events(request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 200) -> dict[str, Any]:
+@router.get("/rollouts/events", response_model=shapes.RolloutEvents)
+async def rollout_events(
+    request: Request, limit: Annotated[int, Query(ge=1, le=1000, description="At most so many.", examples=[20])] = 200
+) -> dict[str, Any]:
     """The newest transitions of all rollouts, and whether the chain of all of them is whole."""
     services = services_of(request)
     await services.identity(request, Scope.OPERATOR)
@@ -119,8 +155,9 @@ async def rollout_events(request: Request, limit: Annotated[int, Query(ge=1, le=
     return await services.read(read)
 
 
-@router.post("/rollouts/current/advance")
+@router.post("/rollouts/current/advance", **_step(StepBody))
 async def advance(request: Request) -> dict[str, Any]:
+    """The next share of users, or the one that is named."""
     body = await _asked(request, StepBody)
     return await _decide(
         request,
@@ -130,40 +167,45 @@ async def advance(request: Request) -> dict[str, Any]:
     )
 
 
-@router.post("/rollouts/current/hold")
+@router.post("/rollouts/current/hold", **_step(ReasonBody))
 async def hold(request: Request) -> dict[str, Any]:
+    """The controller waits until the rollout is resumed."""
     body = await _asked(request, ReasonBody)
     return await _decide(
         request, body, rollout.plan_hold, lambda session, actor: rollout.hold(session, actor, body.reason)
     )
 
 
-@router.post("/rollouts/current/resume")
+@router.post("/rollouts/current/resume", **_step(ReasonBody))
 async def resume(request: Request) -> dict[str, Any]:
+    """The controller looks at the rollout again."""
     body = await _asked(request, ReasonBody)
     return await _decide(
         request, body, rollout.plan_resume, lambda session, actor: rollout.resume(session, actor, body.reason)
     )
 
 
-@router.post("/rollouts/current/promote")
+@router.post("/rollouts/current/promote", **_step(StepBody))
 async def promote(request: Request) -> dict[str, Any]:
+    """The candidate serves everyone, and is what later rollouts return to."""
     body = await _asked(request, StepBody)
     return await _decide(
         request, body, rollout.plan_promote, lambda session, actor: rollout.promote(session, actor, body.reason)
     )
 
 
-@router.post("/rollouts/current/rollback")
+@router.post("/rollouts/current/rollback", **_step(StepBody))
 async def rollback(request: Request) -> dict[str, Any]:
+    """Everyone gets the stable policy again."""
     body = await _asked(request, StepBody)
     return await _decide(
         request, body, rollout.plan_rollback, lambda session, actor: rollout.rollback(session, actor, body.reason)
     )
 
 
-@router.get("/matchup")
+@router.get("/matchup", response_model=shapes.Matchup)
 async def get_matchup(request: Request) -> dict[str, Any]:
+    """Which two policies comparisons draw from; nulls: the serving one, against itself."""
     services = services_of(request)
     await services.identity(request, Scope.OPERATOR)
 
@@ -174,8 +216,14 @@ async def get_matchup(request: Request) -> dict[str, Any]:
     return await services.read(read)
 
 
-@router.put("/matchup")
+@router.put(
+    "/matchup",
+    response_model=shapes.Matchup,
+    openapi_extra=body_of(MatchupBody, required=False),
+    responses=_REFUSED | {404: {"description": "There is no such policy"}},
+)
 async def put_matchup(request: Request) -> dict[str, Any]:
+    """Sets the two policies that comparisons draw from."""
     services = services_of(request)
     identity = await services.identity(request, Scope.OPERATOR)
     body = await _asked(request, MatchupBody)
@@ -186,8 +234,9 @@ async def put_matchup(request: Request) -> dict[str, Any]:
     return await get_matchup(request)
 
 
-@router.get("/leaderboard")
+@router.get("/leaderboard", response_model=shapes.Standings)
 async def leaderboard(request: Request) -> dict[str, Any]:
+    """Who beats whom: each pair of policies with its choices, most judged first."""
     services = services_of(request)
     await services.identity(request, Scope.OPERATOR)
     return {"object": "list", "data": await services.read(standings)}

@@ -13,9 +13,11 @@ from feedback.system_prompts import MAX_ARMS, MAX_CHARS, add_prompt, find_prompt
 from server.identity import Scope
 from server.openapi import body_of
 from server.services import services_of
+from server.shapes import operators as shapes
+from server.shapes import shown
 from server.wire import parse, read_json
 
-router = APIRouter(prefix="/v1/prompts")
+router = APIRouter(prefix="/v1/prompts", tags=["operators"])
 
 
 class _Body(BaseModel):
@@ -23,6 +25,7 @@ class _Body(BaseModel):
 
 
 class NewPrompt(_Body):
+    model_config = shown({"name": "shop", "text": "You work in a shop. Answer in one sentence."})
     name: str
     text: Annotated[str, Field(max_length=MAX_CHARS)]
 
@@ -34,14 +37,16 @@ class Arm(_Body):
 
 
 class Use(_Body):
+    model_config = shown({"arms": [{"version": "shop@2"}, {"version": "shop@3", "weight": 2.0}], "key_id": None})
     arms: Annotated[list[Arm], Field(max_length=MAX_ARMS)] | None
     """Empty: no prompt. null, for a key: what all others get."""
     key_id: str | None = None
     """Whose users; null: all others."""
 
 
-@router.get("")
+@router.get("", response_model=shapes.Prompts)
 async def all_prompts(request: Request) -> dict[str, Any]:
+    """Every version, and who gets which now."""
     services = services_of(request)
     await services.identity(request, Scope.OPERATOR)
 
@@ -52,7 +57,7 @@ async def all_prompts(request: Request) -> dict[str, Any]:
     return {"object": "list", **await services.read(read)}
 
 
-@router.post("", openapi_extra=body_of(NewPrompt))
+@router.post("", response_model=shapes.NewestPrompt, openapi_extra=body_of(NewPrompt))
 async def new_prompt(request: Request) -> dict[str, Any]:
     """The next version of a name; where its newest version has this very text, that one."""
     services = services_of(request)
@@ -66,8 +71,14 @@ async def new_prompt(request: Request) -> dict[str, Any]:
     return await services.write(write)
 
 
-@router.put("/use", openapi_extra=body_of(Use))
+@router.put(
+    "/use",
+    response_model=shapes.PromptsInUse,
+    openapi_extra=body_of(Use),
+    responses={404: {"description": "There is no such prompt or key"}},
+)
 async def use_prompts(request: Request) -> dict[str, Any]:
+    """Who gets which from now on, drawn by weight and the same for one user as long as this use lasts."""
     services = services_of(request)
     identity = await services.identity(request, Scope.OPERATOR)
     body = parse(Use, await read_json(request, services.settings.max_body_bytes))
@@ -79,8 +90,9 @@ async def use_prompts(request: Request) -> dict[str, Any]:
     return used
 
 
-@router.get("/{version}")
+@router.get("/{version}", response_model=shapes.Prompt)
 async def one_prompt(request: Request, version: str) -> dict[str, Any]:
+    """One version: `name@number`, or a name for its newest."""
     services = services_of(request)
     await services.identity(request, Scope.OPERATOR)
     return await services.read(lambda session: _version(find_prompt(session, version)))

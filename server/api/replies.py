@@ -15,8 +15,9 @@ from feedback.schema import ReplyState
 from server import history, markdown
 from server.identity import Scope
 from server.services import services_of
+from server.shapes import users as shapes
 
-router = APIRouter(prefix="/v1/replies")
+router = APIRouter(prefix="/v1/replies", tags=["conversations"])
 
 MAX_CHARS_AT_ONCE = 100_000
 """Of one conversation's replies, the newest are rendered up to here; those before them come as text alone."""
@@ -26,8 +27,9 @@ MAX_CHARS_AT_ONCE = 100_000
 _RENDERING = ThreadPoolExecutor(max_workers=1, thread_name_prefix="markdown")
 
 
-@router.get("/{reply_id}")
+@router.get("/{reply_id}", response_model=shapes.OneReply)
 async def reply(request: Request, reply_id: str) -> dict[str, Any]:
+    """One reply as it is kept: also one that is still being written, and one whose stream broke off."""
     services = services_of(request)
     identity = await services.identity(request, Scope.CHAT)
     found = await services.read(lambda session: history.one(session, identity.user_id, reply_id))

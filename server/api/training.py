@@ -8,15 +8,16 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from sqlmodel import Session, col, select
-from starlette.responses import FileResponse
+from starlette.responses import FileResponse, HTMLResponse
 
 from feedback.schema import TrainingRun
+from server import tickets
 from server.errors import ApiError
 from server.identity import Scope
 from server.services import services_of
-from server.tickets import TICKET, ticket
+from server.shapes import operators as shapes
 
-router = APIRouter(prefix="/v1/training/runs")
+router = APIRouter(prefix="/v1/training/runs", tags=["operators"])
 
 TRAINING_REQUEST = "train.request"  # in the home folder; the trainer takes it away when it starts
 # A report quotes what people wrote. It may show itself, and do nothing else, not even as its own origin.
@@ -26,8 +27,10 @@ _REPORT_POLICY = (
 )
 
 
-@router.get("")
-async def training_runs(request: Request, limit: Annotated[int, Query(ge=1, le=500)] = 100) -> dict[str, Any]:
+@router.get("", response_model=shapes.Runs)
+async def training_runs(
+    request: Request, limit: Annotated[int, Query(ge=1, le=500, description="At most so many.", examples=[20])] = 100
+) -> dict[str, Any]:
     """Newest first, without their settings and measures: `GET /v1/training/runs/{id}` has those."""
     services = services_of(request)
     await services.identity(request, Scope.OPERATOR)
@@ -39,7 +42,7 @@ async def training_runs(request: Request, limit: Annotated[int, Query(ge=1, le=5
     return {"object": "list", "data": await services.read(read)}
 
 
-@router.post("", status_code=202)
+@router.post("", status_code=202, response_model=shapes.RunRequested)
 async def request_training_run(request: Request) -> dict[str, Any]:
     """Asks for a run now, however few votes are new. The trainer that runs beside the server looks for the file."""
     services = services_of(request)
@@ -49,7 +52,7 @@ async def request_training_run(request: Request) -> dict[str, Any]:
     return {"object": "training.request", "requested": True}
 
 
-@router.get("/{run_id}")
+@router.get("/{run_id}", response_model=shapes.Run)
 async def training_run(request: Request, run_id: str) -> dict[str, Any]:
     """All of one run. `report_url` opens its report in a browser, for some minutes, without a key."""
     services = services_of(request)
@@ -59,14 +62,22 @@ async def training_run(request: Request, run_id: str) -> dict[str, Any]:
         row = _run(session, run_id)
         path, url = f"{router.prefix}/{row.id}/report", None
         if row.report_path and identity.key_id:
-            url = f"{path}?{TICKET}={ticket(session, identity.key_id, path)}"
+            url = f"{path}?{tickets.TICKET}={tickets.ticket(session, identity.key_id, path)}"
         return {"object": "training.run", **row.model_dump(), "report_url": url}
 
     return await services.read(read)
 
 
-@router.get("/{run_id}/report")
-async def report(request: Request, run_id: str) -> FileResponse:
+@router.get(
+    "/{run_id}/report",
+    response_class=HTMLResponse,
+    responses={200: {"content": {"text/html": {"example": "<!doctype html><title>v1-0a1b2c3d</title>"}}}},
+)
+async def report(
+    request: Request,
+    run_id: str,
+    ticket: Annotated[str | None, Query(description="Of a `report_url`, in place of a key.")] = None,
+) -> FileResponse:
     """The run's report, with a key in the header or a ticket in the address. Where it is shown, nothing in it runs."""
     services = services_of(request)
     await services.identity(request, Scope.OPERATOR)

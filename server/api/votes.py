@@ -2,45 +2,72 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from sqlmodel import Session, col, select
 
 from deploy.rollout import Wanted
+from feedback.ballots import MAX_COMMENT_CHARS, MAX_CORRECTION_CHARS, MAX_KEY_CHARS, MAX_REASON_CHARS, MAX_REASONS
 from feedback.errors import FeedbackError, StorageError
 from feedback.schema import Reply, TargetKind, now
 from feedback.votes import Ballot, VoteOutcome, VoteResult, cast_vote, withdraw_vote
 from server import metrics
+from server.errors import ApiError
 from server.identity import Scope
+from server.openapi import Responses, body_of
 from server.routing import CANARY, STABLE, track_of
 from server.services import Services, services_of
+from server.shapes import shown
+from server.shapes import users as shapes
 from server.wire import parse, read_json
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", tags=["votes"])
+
+_UNFINISHED: Responses = {409: {"description": "It is unfinished, failed or empty"}}
+_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The same key and body answer with the first result, however late; with another body 422.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARS},
+    "example": "5f2c",
+}
 
 
 class _Said(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
-    reasons: list[str] = Field(default_factory=list)
-    comment: str | None = None
+    reasons: list[Annotated[str, Field(min_length=1, max_length=MAX_REASON_CHARS)]] = Field(
+        default_factory=list, max_length=MAX_REASONS
+    )
+    comment: Annotated[str, Field(max_length=MAX_COMMENT_CHARS)] | None = None
 
 
 class Feedback(_Said):
-    thumb: str | None = None
-    rating: Annotated[float | int, Field(ge=0, le=1)] | None = None
-    correction: str | None = None
+    model_config = shown(
+        {"thumb": "up", "reasons": ["friendly"]}, {"thumb": "down", "correction": "It costs 12 euros."}
+    )
+    thumb: Literal["up", "down"] | None = None
+    rating: Annotated[float, Field(ge=0, le=1)] | None = None
+    correction: Annotated[str, Field(max_length=MAX_CORRECTION_CHARS)] | None = None
+    """The reply as one would have written it."""
     harmful: bool = False
 
 
 class ChoiceBody(_Said):
-    choice: str
+    model_config = shown({"choice": "left", "comment": "clearer"})
+    choice: Literal["left", "right", "tie", "both_bad"]
 
 
-@router.put("/replies/{reply_id}/feedback")
+@router.put(
+    "/replies/{reply_id}/feedback",
+    response_model=shapes.Voted,
+    openapi_extra=body_of(Feedback) | {"parameters": [_KEY]},
+    responses=_UNFINISHED,
+)
 async def put_feedback(request: Request, reply_id: str) -> dict[str, Any]:
+    """What one thinks of a reply of one's own, in place of what one said before. At least one field is needed."""
     services = services_of(request)
     identity = await services.identity(request, Scope.FEEDBACK)
     said = parse(Feedback, await read_json(request, services.settings.max_body_bytes))
@@ -49,16 +76,23 @@ async def put_feedback(request: Request, reply_id: str) -> dict[str, Any]:
     return {"object": "vote", "reply_id": reply_id, **_answer(result)}
 
 
-@router.delete("/replies/{reply_id}/feedback")
+@router.delete("/replies/{reply_id}/feedback", response_model=shapes.Voted)
 async def delete_feedback(request: Request, reply_id: str) -> dict[str, Any]:
+    """Takes the vote back."""
     services = services_of(request)
     identity = await services.identity(request, Scope.FEEDBACK)
     result = await _withdraw(services, identity.user_id, TargetKind.REPLY, reply_id)
     return {"object": "vote", "reply_id": reply_id, **_answer(result)}
 
 
-@router.put("/comparisons/{comparison_id}/choice")
+@router.put(
+    "/comparisons/{comparison_id}/choice",
+    response_model=shapes.Chosen,
+    openapi_extra=body_of(ChoiceBody) | {"parameters": [_KEY]},
+    responses=_UNFINISHED,
+)
 async def put_choice(request: Request, comparison_id: str) -> dict[str, Any]:
+    """Which side is better, in place of what one chose before. The response reveals the policies."""
     services = services_of(request)
     identity = await services.identity(request, Scope.FEEDBACK)
     said = parse(ChoiceBody, await read_json(request, services.settings.max_body_bytes))
@@ -68,8 +102,9 @@ async def put_choice(request: Request, comparison_id: str) -> dict[str, Any]:
     return {"object": "choice", "comparison_id": comparison_id, "revealed": revealed, **_answer(result)}
 
 
-@router.delete("/comparisons/{comparison_id}/choice")
+@router.delete("/comparisons/{comparison_id}/choice", response_model=shapes.ChoiceWithdrawn)
 async def delete_choice(request: Request, comparison_id: str) -> dict[str, Any]:
+    """Takes the choice back. What was revealed stays revealed."""
     services = services_of(request)
     identity = await services.identity(request, Scope.FEEDBACK)
     result = await _withdraw(services, identity.user_id, TargetKind.COMPARISON, comparison_id)
@@ -135,7 +170,15 @@ def _about(session: Session, kind: TargetKind, target_id: str, wanted: Wanted) -
 
 
 def _key(request: Request) -> str | None:
-    return request.headers.get("idempotency-key")
+    key = request.headers.get("idempotency-key")
+    if key is not None and not 0 < len(key) <= MAX_KEY_CHARS:
+        raise ApiError(
+            422,
+            f"Idempotency-Key: 1 to {MAX_KEY_CHARS} characters",
+            param="Idempotency-Key",
+            code="invalid_value",
+        )
+    return key
 
 
 def _answer(result: VoteResult) -> dict[str, Any]:

@@ -235,14 +235,17 @@ def test_errors_have_one_shape(real: Running, body: dict[str, Any], status: int,
 
 def test_openapi_has_the_fields_with_their_bounds(real: Running) -> None:
     described = httpx.get(f"{real.url}/openapi.json").json()
+    only_of_chat = {"n", "logprobs", "top_logprobs", "response_format", "tools"}
     for path in ("/v1/chat/completions", "/v1/comparisons"):
         body = described["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
         assert body["required"] == ["messages"]
         assert "$ref" not in str(body)
         fields = body["properties"]
-        assert {"n", "logprobs", "top_logprobs", "response_format", "tools", "conversation_id"} <= set(fields)
-        assert {"type": "integer", "minimum": 0, "maximum": 20} in fields["top_logprobs"]["anyOf"]
-        assert fields["n"]["description"]
+        assert {"conversation_id", "stop", "seed", "temperature"} <= set(fields)
+        assert only_of_chat & set(fields) == (only_of_chat if path == "/v1/chat/completions" else set())
+    fields = described["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert {"type": "integer", "minimum": 0, "maximum": 20} in fields["properties"]["top_logprobs"]["anyOf"]
+    assert fields["properties"]["n"]["description"]
 
 
 def test_bodies_that_are_too_large_too_deep_or_not_json(real: Running) -> None:
@@ -305,3 +308,47 @@ def test_status_tells_policy_votes_and_trainer(real: Running) -> None:
     assert after["votes"]["total"] == before["votes"]["total"] + 1
     assert after["votes"]["mine"] == before["votes"]["mine"] + 1
     assert "trainer" in after
+
+
+def test_the_openai_clients_helpers(client: openai.OpenAI) -> None:
+    """What is built on the plain calls asks for more of them than that they answer."""
+    assert client.models.retrieve("kudos-tiny").id == "kudos-tiny"
+    with client.chat.completions.stream(model="kudos-tiny", messages=hello()) as stream:
+        said = "".join(event.delta for event in stream if event.type == "content.delta")
+        whole = stream.get_final_completion()
+    assert said == whole.choices[0].message.content
+    raw = client.chat.completions.with_raw_response.create(model="kudos-tiny", messages=hello())
+    assert raw.parse()._request_id == raw.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "param"),
+    [
+        ({"model": "gpt-9"}, openai.NotFoundError, "model"),
+        ({"temperature": 9}, openai.UnprocessableEntityError, "temperature"),
+        ({"logit_bias": {"1": 1}}, openai.BadRequestError, "logit_bias"),
+    ],
+)
+def test_the_openai_client_raises_its_own_errors(
+    client: openai.OpenAI, fields: dict[str, Any], kind: type[openai.APIStatusError], param: str
+) -> None:
+    asked: dict[str, Any] = {"model": "kudos-tiny", "messages": hello()} | fields
+    with pytest.raises(kind) as raised:
+        client.chat.completions.create(**asked)
+    assert raised.value.param == param
+    assert raised.value.request_id
+
+
+async def test_the_openai_clients_stream_is_stopped_where_it_is_closed(real: Running) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{real.url}/v1", api_key=real.operator_key) as client:
+        for _ in range(20):  # even a hot reply may end first
+            stream = await client.chat.completions.create(
+                model="kudos-tiny", messages=hello("Tell me everything"), temperature=2.0, max_tokens=900, stream=True
+            )
+            first = await anext(aiter(stream))
+            await stream.close()
+            reply = wait_for(lambda i=first.id: (r := reply_of(real, i)).state != "streaming" and r, 60, "its end")
+            if reply.state != ReplyState.COMPLETE:
+                assert reply.state == ReplyState.STOPPED
+                return
+    pytest.fail("no reply was long enough to be stopped")

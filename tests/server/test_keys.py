@@ -14,6 +14,7 @@ pytestmark = pytest.mark.engine
 ANY = "chatcmpl-none"
 ROUTES = [
     ("GET", "/v1/models", Scope.CHAT),
+    ("GET", "/v1/models/x", Scope.CHAT),
     ("POST", "/v1/chat/completions", Scope.CHAT),
     ("POST", "/v1/comparisons", Scope.CHAT),
     ("GET", "/v1/conversations", Scope.CHAT),

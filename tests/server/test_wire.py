@@ -51,6 +51,11 @@ def test_choices_share_the_completions_id_and_have_their_own() -> None:
     assert (chunk["choices"][0]["index"], chunk["choices"][0]["reply_id"]) == (1, "chatcmpl-2")
 
 
+def test_a_whole_number_may_be_written_as_a_float() -> None:
+    request = parse(ChatRequest, {"messages": [{"role": "user", "content": "x"}], "max_tokens": 64.0, "seed": 2.0**70})
+    assert (request.max_tokens, request.seed) == (64, 2**70)
+
+
 def test_text_parts_and_the_developer_role_are_understood() -> None:
     body = {
         "messages": [

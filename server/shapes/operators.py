@@ -1,0 +1,510 @@
+"""What operators and machines see: policies with their lines, rollouts, training runs, standings, state and health."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from deploy.decision import Standing, Verdict
+from feedback.schema import PolicyKind, PolicyState, RolloutState, RunState
+from server.shapes import Shape, shown
+
+_AT = "2026-11-27T12:00:00Z"
+_POLICY = {
+    "object": "policy",
+    "version": "v1-0a1b2c3d",
+    "number": 1,
+    "kind": "adapter",
+    "state": "accepted",
+    "digest": "0a1b2c3d" * 8,
+    "base_version": "v0-4e5f6a7b",
+    "parent_version": "v0-4e5f6a7b",
+    "run_id": "run-01k9s6m1x7",
+    "reward_model_id": "rm-01k9s6m1x8",
+    "report": {"win_rate": 0.61},
+    "refusals": [],
+    "created_at": _AT,
+}
+_ROLLOUT = {
+    "object": "rollout",
+    "id": 3,
+    "state": "canary",
+    "candidate_version": "v1-0a1b2c3d",
+    "stable_version": "v0-4e5f6a7b",
+    "share": 0.05,
+    "started_by": "operator",
+    "reason": "",
+    "created_at": _AT,
+    "updated_at": _AT,
+}
+
+
+class Policy(Shape):
+    object: Literal["policy"]
+    version: str
+    number: int
+    kind: PolicyKind
+    state: PolicyState
+    digest: str
+    base_version: str | None
+    parent_version: str | None
+    run_id: str | None
+    reward_model_id: str | None
+    report: dict[str, Any]
+    """The gate's evidence."""
+    refusals: list[str]
+    """Why the gate said no."""
+    created_at: datetime
+
+
+class WantedPolicies(Shape):
+    stable: str | None
+    candidate: str | None
+    share: float
+    base: str | None
+    matchup: list[str | None] | None
+    serving: str | None
+    holds: list[str]
+    """What this replica has loaded and proved."""
+    problems: dict[str, str]
+
+
+class Policies(Shape):
+    model_config = shown(
+        {
+            "object": "list",
+            "data": [_POLICY],
+            "wanted": {
+                "stable": "v0-4e5f6a7b",
+                "candidate": "v1-0a1b2c3d",
+                "share": 0.05,
+                "base": "v0-4e5f6a7b",
+                "matchup": None,
+                "serving": "v0-4e5f6a7b",
+                "holds": ["v0-4e5f6a7b", "v1-0a1b2c3d"],
+                "problems": {},
+            },
+        }
+    )
+    object: Literal["list"]
+    data: list[Policy]
+    wanted: WantedPolicies
+
+
+class SampleCount(Shape):
+    kind: str
+    split: str
+    samples: int
+
+
+class PolicyLineage(Shape):
+    ancestors: list[str]
+    """Parent first, the base last."""
+    children: list[str]
+    run_id: str | None
+    reward_model_id: str | None
+    samples: list[SampleCount]
+    vote_ids: list[int]
+    voters: int
+    replies: dict[str, int]
+    """How many replies in each state."""
+
+
+class PolicyWithLineage(Policy):
+    model_config = shown(
+        {
+            **_POLICY,
+            "lineage": {
+                "ancestors": ["v0-4e5f6a7b"],
+                "children": [],
+                "run_id": "run-01k9s6m1x7",
+                "reward_model_id": "rm-01k9s6m1x8",
+                "samples": [{"kind": "pair", "split": "train", "samples": 400}],
+                "vote_ids": [1, 2, 3],
+                "voters": 3,
+                "replies": {"complete": 12},
+            },
+        }
+    )
+    lineage: PolicyLineage
+
+
+class Rollout(Shape):
+    model_config = shown(_ROLLOUT)
+    object: Literal["rollout"]
+    id: int
+    state: RolloutState
+    candidate_version: str
+    stable_version: str
+    share: float
+    started_by: str
+    reason: str
+    created_at: datetime
+    updated_at: datetime
+
+
+EXAMPLE_PLAN = {
+    "object": "rollout.plan",
+    "action": "advance",
+    "candidate": "v1-0a1b2c3d",
+    "stable": "v0-4e5f6a7b",
+    "from_share": 0.05,
+    "to_share": 0.25,
+    "to_state": "canary",
+    "swaps_base": False,
+    "sentence": "v1-0a1b2c3d goes from 5% to 25% of users, beside v0-4e5f6a7b.",
+}
+
+
+class RolloutPlan(Shape):
+    """What would be done: the answer to a dry run."""
+
+    model_config = shown(EXAMPLE_PLAN)
+    object: Literal["rollout.plan"]
+    action: str
+    candidate: str
+    stable: str
+    from_share: float
+    to_share: float
+    to_state: RolloutState
+    swaps_base: bool
+    """The engine's base weights are swapped, which pauses streams briefly."""
+    sentence: str
+
+
+class RolloutEvent(Shape):
+    id: int
+    action: str
+    from_state: RolloutState | None
+    to_state: RolloutState
+    share: float
+    actor: str
+    reason: str
+    created_at: datetime
+    hash: str
+    """Over the hash of the event before it and this one's content."""
+
+
+class LoggedEvent(RolloutEvent):
+    rollout_id: int
+    candidate_version: str
+
+
+class Chain(Shape):
+    events: int
+    head: str
+    """The newest hash: kept elsewhere, it shows whether the newest events were removed."""
+    broken: int | None
+    """The first event that is not what was written, or not where it was written."""
+
+
+class RolloutEvents(Shape):
+    model_config = shown(
+        {
+            "object": "list",
+            "data": [
+                {
+                    "id": 5,
+                    "rollout_id": 3,
+                    "candidate_version": "v1-0a1b2c3d",
+                    "action": "start",
+                    "from_state": None,
+                    "to_state": "canary",
+                    "share": 0.05,
+                    "actor": "operator",
+                    "reason": "",
+                    "created_at": _AT,
+                    "hash": "9f" * 32,
+                }
+            ],
+            "chain": {"events": 5, "head": "9f" * 32, "broken": None},
+        }
+    )
+    object: Literal["list"]
+    data: list[LoggedEvent]
+    chain: Chain
+
+
+class Replica(Shape):
+    id: str
+    address: str
+    ready: bool
+    base_version: str | None
+    holds: list[str]
+    problems: dict[str, str]
+    started_at: datetime
+    heartbeat_at: datetime
+    heard_of: bool
+    """Within the last half minute."""
+
+
+class Measure(Shape):
+    name: str
+    neutral: float
+    needed: float
+    users: int
+    estimate: float | None
+    lower: float | None
+    upper: float | None
+    standing: Standing
+
+
+class Alarm(Shape):
+    name: str
+    share: float
+    candidate: int
+    users: int
+    p_value: float
+    alpha: float
+    raised: bool
+
+
+class Decision(Shape):
+    verdict: Verdict
+    reason: str
+    share: float
+    measures: list[Measure]
+    alarms: list[Alarm]
+
+
+class CurrentRollout(Rollout):
+    model_config = shown(
+        {
+            **_ROLLOUT,
+            "held": False,
+            "step_began": _AT,
+            "plan": {"automatic": False, "steps": [0.05, 0.25, 0.5, 1.0], "min_minutes": 60.0, "min_votes": 100},
+            "decision": {
+                "verdict": "hold",
+                "reason": "3 of 50 votes",
+                "share": 0.05,
+                "measures": [],
+                "alarms": [],
+            },
+            "events": [
+                {
+                    "id": 5,
+                    "action": "start",
+                    "from_state": None,
+                    "to_state": "canary",
+                    "share": 0.05,
+                    "actor": "operator",
+                    "reason": "",
+                    "created_at": _AT,
+                    "hash": "9f" * 32,
+                }
+            ],
+            "replicas": [],
+        }
+    )
+    held: bool
+    step_began: datetime
+    """When the candidate got the share that it has."""
+    plan: dict[str, Any]
+    """By which rollouts are judged: KUDOS_ROLLOUT_..."""
+    decision: Decision | None
+    """What the evidence says now; null where there is nothing to decide."""
+    events: list[RolloutEvent]
+    replicas: list[Replica]
+
+
+class Matchup(Shape):
+    model_config = shown(
+        {"object": "matchup", "first_version": "v1-0a1b2c3d", "second_version": "v0-4e5f6a7b", "ready": True}
+    )
+    object: Literal["matchup"]
+    first_version: str | None
+    second_version: str | None
+    ready: bool
+    """Whether this replica draws from it already."""
+
+
+_RUN = {
+    "id": "run-01k9s6m1x7",
+    "state": "succeeded",
+    "stage": "done",
+    "progress": 1.0,
+    "message": "published v1-0a1b2c3d",
+    "last_vote_id": 420,
+    "votes": 400,
+    "policy_version": "v1-0a1b2c3d",
+    "report_path": "runs/run-01k9s6m1x7/report.html",
+    "error": None,
+    "started_at": _AT,
+    "updated_at": _AT,
+    "finished_at": _AT,
+}
+
+
+class RunHead(Shape):
+    id: str
+    state: RunState
+    stage: str
+    progress: float
+    message: str
+    last_vote_id: int
+    votes: int
+    policy_version: str | None
+    report_path: str | None
+    error: str | None
+    started_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+
+
+class Runs(Shape):
+    model_config = shown({"object": "list", "data": [_RUN]})
+    object: Literal["list"]
+    data: list[RunHead]
+
+
+class Run(RunHead):
+    model_config = shown(
+        {
+            "object": "training.run",
+            **_RUN,
+            "config": {},
+            "metrics": {"ppo": [{"reward": 0.41, "kl_nats": 3.2}]},
+            "report_url": "/v1/training/runs/run-01k9s6m1x7/report?ticket=key-01k9s6.1795000000.9f9f",
+        }
+    )
+    object: Literal["training.run"]
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    """What was measured so far; `ppo` has a row for each iteration."""
+    report_url: str | None
+    """Opens the report in a browser, for ten minutes and without a key."""
+
+
+class RunRequested(Shape):
+    model_config = shown({"object": "training.request", "requested": True})
+    object: Literal["training.request"]
+    requested: Literal[True]
+
+
+class Standings(Shape):
+    model_config = shown(
+        {
+            "object": "list",
+            "data": [
+                {
+                    "first": "v0-4e5f6a7b",
+                    "second": "v1-0a1b2c3d",
+                    "first_wins": 8,
+                    "second_wins": 19,
+                    "ties": 3,
+                    "both_bad": 2,
+                    "votes": 32,
+                    "first_win_rate": 0.328,
+                }
+            ],
+        }
+    )
+    object: Literal["list"]
+    data: list[dict[str, Any]]
+
+
+class ServingPolicy(Shape):
+    version: str
+    number: int
+
+
+class VoteCounts(Shape):
+    total: int
+    mine: int
+
+
+class TrainerState(Shape):
+    run_id: str
+    state: RunState
+    stage: str
+    progress: float
+    message: str
+    updated_at: datetime
+
+
+class Status(Shape):
+    model_config = shown(
+        {
+            "policy": {"version": "v1-0a1b2c3d", "number": 1},
+            "votes": {"total": 420, "mine": 12},
+            "trainer": None,
+            "ready": True,
+        }
+    )
+    policy: ServingPolicy
+    votes: VoteCounts
+    trainer: TrainerState | None
+    """The newest run, where there is one."""
+    ready: bool
+
+
+class Live(Shape):
+    model_config = shown({"live": True})
+    live: Literal[True]
+
+
+class Ready(Shape):
+    model_config = shown({"ready": True, "draining": False, "serving": "v1-0a1b2c3d"})
+    ready: bool
+    draining: bool
+    serving: str | None
+
+
+_PROMPT = {
+    "object": "prompt",
+    "id": "shop@3",
+    "name": "shop",
+    "number": 3,
+    "text": "You work in a shop. Answer in one sentence.",
+    "actor": "operator",
+    "created_at": _AT,
+}
+_USE = {
+    "object": "prompt.use",
+    "key_id": None,
+    "arms": [{"version": "shop@2", "weight": 1.0}, {"version": "shop@3", "weight": 1.0}],
+    "actor": "operator",
+    "created_at": _AT,
+}
+
+
+class Prompt(Shape):
+    model_config = shown(_PROMPT)
+    object: Literal["prompt"]
+    id: str
+    """`name@number`, as replies name it."""
+    name: str
+    number: int
+    text: str
+    actor: str
+    created_at: datetime
+
+
+class NewestPrompt(Prompt):
+    model_config = shown(_PROMPT | {"new": True})
+    new: bool
+    """False where the newest version of the name has this very text already."""
+
+
+class PromptArm(Shape):
+    version: str
+    weight: float
+
+
+class PromptsInUse(Shape):
+    model_config = shown(_USE)
+    object: Literal["prompt.use"]
+    key_id: str | None
+    """Whose users; null: all others."""
+    arms: list[PromptArm] | None
+    """Empty: no prompt. null, for a key: what all others get."""
+    actor: str
+    created_at: datetime
+
+
+class Prompts(Shape):
+    model_config = shown({"object": "list", "data": [_PROMPT], "uses": [_USE]})
+    object: Literal["list"]
+    data: list[Prompt]
+    uses: list[PromptsInUse]
