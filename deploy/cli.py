@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
     policy = typer.Typer(no_args_is_help=True, help="Look at policies: what they are, where they come from.")
     policy.command("list")(policy_list)
     policy.command("show")(policy_show)
+    policy.command("diff")(policy_diff)
     policy.command("verify")(policy_verify)
     policy.command("compare")(policy_compare)
     policy.command("matchup")(policy_matchup)
@@ -121,6 +122,19 @@ def policy_show(version: VersionArgument) -> None:
             table.add_row("flag", flag)
         console.print(table)
         _print_report(console, policy)
+
+
+def policy_diff(first: VersionArgument, second: VersionArgument) -> None:
+    """What sets two policies apart: parents, settings of their runs, votes, and the gate's measures that differ."""
+    from rich.table import Column, Table
+
+    from deploy.diff import differences
+
+    with opened() as (store, _, console), store.read() as session:
+        table = Table("what", Column(first, overflow="fold"), Column(second, overflow="fold"))
+        for each in differences(session, first, second):
+            table.add_row(each.name, _number(each.first), _number(each.second))
+        console.print(table if table.row_count else f"{first} and {second} do not differ in anything that is recorded.")
 
 
 def policy_verify(version: VersionArgument) -> None:
@@ -323,41 +337,18 @@ def rollout_rollback(reason: Reason = "", dry_run: DryRun = False) -> None:
 
 
 def _decide(dry_run: bool, plan: Callable[[Any], Plan], act: Callable[[Any], Rollout]) -> None:
+    from deploy.wording import sentence_of
+
     with opened() as (store, _, console):
         if dry_run:
             with store.read() as session:
-                console.print(f"Would: {_sentence(plan(session))}")
+                console.print(f"Would: {sentence_of(plan(session))}")
             return
         with store.write() as session:  # planned and done in one transaction: what is printed is what happens
             planned = plan(session)
-            console.print(_sentence(planned))
+            console.print(sentence_of(planned))
             act(session)
         console.print("Done. Each replica follows within seconds; see `kudos rollout status`.")
-
-
-def _sentence(plan: Plan) -> str:
-    from deploy.rollout import Action
-    from feedback.schema import RolloutState
-
-    if plan.to_state is RolloutState.SHADOW:
-        text = f"{plan.candidate} answers some prompts in the background, beside {plan.stable}; nobody meets it."
-        text += {
-            Action.HOLD: " It stays so until somebody resumes or advances.",
-            Action.RESUME: " It is held no longer.",
-        }.get(plan.action, "")
-    elif plan.action is Action.HOLD:
-        text = f"{plan.candidate} stays at {plan.to_share:.0%} of users until somebody resumes or advances."
-    elif plan.action is Action.RESUME:
-        text = f"{plan.candidate} is held no longer; its step at {plan.to_share:.0%} of users begins anew."
-    elif plan.to_state is RolloutState.CANARY:
-        text = (
-            f"{plan.candidate} goes from {plan.from_share:.0%} to {plan.to_share:.0%} of users, beside {plan.stable}."
-        )
-    elif plan.to_state is RolloutState.PROMOTED:
-        text = f"{plan.candidate} becomes the stable policy in place of {plan.stable}, for all users."
-    else:
-        text = f"{plan.candidate} leaves service; {plan.stable} serves all users again."
-    return text + (" The engine's base weights are swapped, which pauses streams briefly." if plan.swaps_base else "")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Match, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,7 +26,19 @@ from deploy.errors import DeployError
 from feedback.errors import FeedbackError, StorageError
 from feedback.ids import new_id
 from server import metrics, openapi
-from server.api import chat, comparisons, conversations, me, operations, prompts, replies, status, votes
+from server.api import (
+    chat,
+    comparisons,
+    conversations,
+    me,
+    policies,
+    prompts,
+    replies,
+    rollouts,
+    status,
+    training,
+    votes,
+)
 from server.errors import ApiError, error_body
 from server.identity import Identity
 from server.services import Services
@@ -47,7 +59,7 @@ _SECURITY = {
 }
 
 
-MODULES = (chat, comparisons, replies, votes, conversations, me, operations, prompts, status)
+MODULES = (chat, comparisons, replies, votes, conversations, me, policies, rollouts, prompts, training, status)
 
 
 def make_app(services: Services) -> FastAPI:
@@ -63,6 +75,7 @@ def make_app(services: Services) -> FastAPI:
     for module in MODULES:
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=WEB), name="static")
+    app.add_api_route("/ops", _operators_page, include_in_schema=False)
     # What no route has is the page's. A mount would also take a route's path with another method, which is 405.
     app.router.default = Page(directory=WEB, html=True)
     app.openapi = partial(openapi.describe, app)  # type: ignore[method-assign]  # as FastAPI documents it
@@ -74,6 +87,10 @@ def make_app(services: Services) -> FastAPI:
     app.add_exception_handler(Exception, _unexpected)
     app.add_middleware(Edge, services=services)
     return app
+
+
+async def _operators_page() -> FileResponse:
+    return FileResponse(WEB / "ops.html")  # anybody's: what it shows, it asks for with an operator's key
 
 
 class Page(StaticFiles):

@@ -204,6 +204,10 @@ class ChatRequest(_Body):
     """The conversation that this goes on with; one message alone then leaves the history to the server."""
     regenerate_of: _Id | None = None
     """A reply to write again; the new one stands beside it in the conversation."""
+    parent_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """What the message follows: a reply, or the conversation's own id for its beginning. Unset: the newest reply."""
+    may_compare: bool = False
+    """The answer may be two to choose between, as a comparison's, at the rate that the server sets."""
     logprobs: bool | None = None
     """Tell each token of the reply, with its logprob and its exact bytes."""
     top_logprobs: Annotated[int, Field(ge=0, le=20), _WHOLE] | None = None
@@ -234,6 +238,11 @@ class ChatRequest(_Body):
         return self.n or 1
 
     @property
+    def is_plain(self) -> bool:
+        """A new message and nothing else: what a comparison can answer as well."""
+        return not (self.regenerate_of or self.choices > 1 or self.logprobs or self.tools or self.response_format)
+
+    @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
@@ -250,6 +259,13 @@ class ChatRequest(_Body):
                 "tools: not together with a response_format, which forbids calls",
                 param="tools",
                 code="unsupported",
+            )
+        if self.parent_id is not None and self.regenerate_of is not None:
+            raise ApiError(
+                422,
+                "parent_id: not together with regenerate_of, which has the same parent",
+                param="parent_id",
+                code="invalid_value",
             )
         if self.choices > settings.max_choices:
             raise ApiError(400, f"n: at most {settings.max_choices}", param="n", code="invalid_value")

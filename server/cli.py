@@ -1,11 +1,13 @@
-"""`kudos serve`, `up`, `key`, `prompt` and `safety`. Nothing heavy is imported before a command needs it."""
+"""`kudos serve`, `up`, `doctor`, `key`, `prompt` and `safety`. Nothing heavy is imported before a command needs it."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +23,7 @@ Scopes = Annotated[str, typer.Option(help="Comma-separated: chat, feedback, oper
 def register(app: typer.Typer) -> None:
     app.command()(serve)
     app.command()(up)
+    app.command()(doctor)
     key = typer.Typer(no_args_is_help=True, help="API keys: who may call this server, and for what.")
     key.command("create")(key_create)
     key.command("list")(key_list)
@@ -60,6 +63,26 @@ def up(
     from server.up import Supervisor
 
     raise SystemExit(Supervisor(_settings(), trainer=trainer).run())
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Whether kudos can run here, and what mends what is amiss. Changes nothing; exits 1 where something is broken."""
+    from server.doctor import Level, examine
+
+    settings = _settings()
+    found = examine(settings)
+    broken = any(each.level is Level.BROKEN for each in found)
+    if as_json:
+        print(json.dumps({"ok": not broken, "findings": [asdict(each) for each in found]}))
+    else:
+        for each in found:
+            print(f"{each.level.upper():<7}{each.check}: {each.said}")
+            if each.mend and each.level is not Level.OK:
+                print(f"       mend: {each.mend}")
+        print("something is broken" if broken else "kudos can run here")
+    raise SystemExit(1 if broken else 0)
 
 
 def key_create(

@@ -46,10 +46,8 @@ async def read_question(services: Services, identity: Identity, request: ChatReq
     await _check_input(services, request)
     messages = [message.plain() for message in request.messages]
     place = Place(request.conversation_id or new_id("conv"))
-    if request.conversation_id is not None or request.regenerate_of is not None:
-        place = await services.read(
-            lambda session: find_place(session, user_id, request.conversation_id, request.regenerate_of)
-        )
+    if request.conversation_id or request.regenerate_of or request.parent_id:
+        place = await services.read(lambda session: find_place(session, user_id, request))
     if request.regenerate_of is None and _continues(messages):
         messages = [*place.history, *messages]
     prompts = None if has_prompt(messages) else await services.prompt_book.use_for(identity.key_id)
@@ -141,27 +139,39 @@ def _continues(messages: list[dict[str, Any]]) -> bool:
     return len(messages) == 1 and messages[0]["role"] == "user"
 
 
-def find_place(session: Session, user_id: str, conversation_id: str | None, regenerate_of: str | None) -> Place:
-    if regenerate_of is not None:
-        reply = session.get(Reply, regenerate_of)
-        if (
-            reply is None
-            or reply.source == SHADOW
-            or reply.user_id != user_id
-            or conversation_id not in (None, reply.conversation_id)
-        ):
-            raise UnknownTarget(f"there is no reply {regenerate_of}")
-        _check_conversation(session, user_id, reply.conversation_id)
+def find_place(session: Session, user_id: str, request: ChatRequest) -> Place:
+    conversation_id, parent_id = request.conversation_id, request.parent_id
+    if request.regenerate_of is not None:
+        reply = _own_reply(session, user_id, conversation_id, request.regenerate_of)
         return Place(reply.conversation_id, reply.parent_id)
+    if parent_id is not None and parent_id != conversation_id:
+        return _after(_own_reply(session, user_id, conversation_id, parent_id))
     assert conversation_id is not None
-    if not _check_conversation(session, user_id, conversation_id):
+    if not _check_conversation(session, user_id, conversation_id) or parent_id is not None:
         return Place(conversation_id)
     last = _last_seen(session, conversation_id)
-    if last is None:
-        return Place(conversation_id)
+    return Place(conversation_id) if last is None else _after(last)
+
+
+def _after(reply: Reply) -> Place:
     # The prompt of then goes: the one of now is put in its place.
-    said = last.messages if last.prompt_version is None else last.messages[1:]
-    return Place(conversation_id, last.id, (*said, {"role": "assistant", "content": last.text}))
+    said = reply.messages if reply.prompt_version is None else reply.messages[1:]
+    if not reply.text:  # an answer that never came takes its question with it
+        return Place(reply.conversation_id, reply.id, (*said[:-1],))
+    return Place(reply.conversation_id, reply.id, (*said, {"role": "assistant", "content": reply.text}))
+
+
+def _own_reply(session: Session, user_id: str, conversation_id: str | None, reply_id: str) -> Reply:
+    reply = session.get(Reply, reply_id)
+    if (
+        reply is None
+        or reply.source == SHADOW
+        or reply.user_id != user_id
+        or conversation_id not in (None, reply.conversation_id)
+    ):
+        raise UnknownTarget(f"there is no reply {reply_id}")
+    _check_conversation(session, user_id, reply.conversation_id)
+    return reply
 
 
 def _check_conversation(session: Session, user_id: str, conversation_id: str) -> bool:

@@ -5,9 +5,11 @@ The policies of a comparison stay hidden until its user has chosen, and stay rev
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
+from sqlalchemy import Text, cast, or_
 from sqlmodel import Session, col, select
 
 from feedback.errors import UnknownTarget
@@ -25,6 +27,37 @@ def listed(session: Session, user_id: str, limit: int, before: str | None = None
         query = query.where(col(Conversation.updated_at) < last.updated_at)
     rows = session.exec(query.order_by(col(Conversation.updated_at).desc()).limit(limit))
     return [_head(row) for row in rows]
+
+
+def found(session: Session, user_id: str, words: str, limit: int) -> list[dict[str, Any]]:
+    """Conversations whose title, questions or answers have `words` in them, in any case, newest first."""
+    wanted = words.casefold()
+    # The database narrows it down. JSON is stored with \uXXXX for what is not ASCII, and its keys are no one's words.
+    spelled = json.dumps(words)[1:-1]
+    replies = session.execute(
+        select(Reply.conversation_id, Reply.text, Reply.messages).where(
+            Reply.user_id == user_id,
+            or_(
+                col(Reply.text).icontains(words, autoescape=True),
+                cast(col(Reply.messages), Text).icontains(spelled, autoescape=True),
+            ),
+        )
+    )
+    said = {
+        conversation_id
+        for conversation_id, text, messages in replies
+        if wanted in text.casefold() or any(wanted in each.casefold() for each in _questions(messages))
+    }
+    rows = session.exec(
+        select(Conversation)
+        .where(Conversation.user_id == user_id, col(Conversation.deleted_at).is_(None))
+        .order_by(col(Conversation.updated_at).desc())
+    )
+    return [_head(row) for row in rows if row.id in said or wanted in row.title.casefold()][:limit]
+
+
+def _questions(messages: Iterable[dict[str, Any]]) -> list[str]:
+    return [str(message.get("content") or "") for message in messages if message.get("role") == "user"]
 
 
 def whole(session: Session, user_id: str, conversation_id: str) -> dict[str, Any]:

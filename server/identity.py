@@ -31,6 +31,7 @@ from feedback.ids import new_id
 from feedback.schema import ApiKey, now
 from feedback.store import Store
 from server.errors import ApiError
+from server.tickets import TICKET, holder
 
 COOKIE = "kudos_user"
 BROWSER = "browser"
@@ -138,6 +139,8 @@ class Identities:
         header = connection.headers.get("authorization")
         if header is not None:
             return self._by_key(header, connection.headers.get("x-kudos-user"))
+        if method == "GET" and TICKET in connection.query_params:
+            return self._by_ticket(connection.query_params[TICKET], connection.url.path)
         if self._browsers and _is_local(connection):
             return self._by_cookie(connection, method)
         raise ApiError(401, "an API key is needed: Authorization: Bearer sk-kudos-...", code="missing_api_key")
@@ -157,6 +160,13 @@ class Identities:
                 422, "X-Kudos-User: 1 to 128 printable ASCII characters", param="X-Kudos-User", code="invalid_value"
             )
         return Identity(f"{key.user_id}/{user}", scopes, key.label, key_id=key.id)
+
+    def _by_ticket(self, given: str, path: str) -> Identity:
+        with self._store.read() as session:
+            key = holder(session, given, path)
+        if key is None:
+            raise ApiError(401, "this link is old: open it again from where it came", code="invalid_ticket")
+        return Identity(key.user_id, frozenset(key.scopes), key.label, key_id=key.id)
 
     def _find(self, secret: str) -> ApiKey | None:
         digest = digest_of(secret)

@@ -49,6 +49,11 @@ def assign(user_id: str, wanted: Wanted, held: Collection[str], fallback: str) -
     return Assignment(wanted.stable if wanted.stable in held else fallback, STABLE, 1.0)
 
 
+def offers_two(user_id: str, place: str, rate: float) -> bool:
+    """Whether a message at `place` of a conversation is answered with two replies, unasked."""
+    return position(user_id, f"two replies\0{place}") < rate
+
+
 @dataclass(frozen=True, slots=True)
 class Pairing:
     left: str

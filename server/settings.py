@@ -85,6 +85,9 @@ class Settings(FeedbackSettings):
     tokens_per_minute_per_user: int = Field(default=0, ge=0)
     """The same for one user, also where a key speaks for many; 0: no limit."""
 
+    comparison_rate: float = Field(default=0.05, ge=0.0, le=1.0)
+    """How often the page answers a message with two replies to choose between, unasked. 0: only where a user asks."""
+
     keepalive_seconds: float = Field(default=5.0, gt=0.0, le=60.0)
     """How often a stream that has nothing to say yet sends a comment, so that proxies keep it open."""
 

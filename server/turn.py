@@ -53,6 +53,7 @@ class Question:
     parent_id: str | None = None
     regenerate_of: str | None = None
     tools: Sequence[dict[str, Any]] = ()  # that the reply may call
+    comparison_rate: float | None = None  # where two replies might be offered: how likely that was
     prompt: Chosen | None = None  # the operator's system prompt, which is the first of the messages
 
 
@@ -94,6 +95,7 @@ class Turn:
         question, sampling = self.question, self.question.sampling
         # Only where there is one: its being there is what keeps a reply out of training.
         held = {"json_schema": sampling.json_schema, "tools": question.tools or None}
+        offer = {} if question.comparison_rate is None else {"comparison_rate": question.comparison_rate}
         return Reply(
             id=self.reply_id,
             conversation_id=question.conversation_id,
@@ -114,6 +116,7 @@ class Turn:
                 "presence_penalty": sampling.presence_penalty,
                 "frequency_penalty": sampling.frequency_penalty,
                 **{name: value for name, value in held.items() if value is not None},
+                **offer,
             },
             template_digest=self._services.prompts.template_digest,
             policy_version=self.version,

@@ -95,7 +95,7 @@ class Supervisor:
     def _say_ready(self, address: str) -> None:
         print(f"kudos is ready: {address}", flush=True)
         if self._settings.on_loopback:
-            self._say(f"the operator's key: {self._settings.operator_key_path}")
+            self._say(f"for operators: {address}/ops, with the key in {self._settings.operator_key_path}")
         self._say(f"logs: {self._settings.logs_folder}; Ctrl-C ends everything")
 
     def _watch(self) -> int:

@@ -56,6 +56,13 @@ async def read_json(request: Request, limit_bytes: int) -> Any:
     return value
 
 
+async def read_optional(request: Request, kind: type[T], limit_bytes: int) -> T:
+    """The body, or what the kind has by default where there is none. Raises ApiError as `read_json` and `parse` do."""
+    if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
+        return parse(kind, {})
+    return parse(kind, await read_json(request, limit_bytes))
+
+
 def _check_type(said: str | None) -> None:
     """A body that says nothing of itself is taken for JSON."""
     if said is None:

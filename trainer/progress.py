@@ -88,6 +88,7 @@ class RunProgress:
             assert run is not None
             refuse_erased(run)
             for name, value in fields.items():
-                setattr(run, name, value)
+                # Each stage adds its measures to those of the stages before it.
+                setattr(run, name, {**run.metrics, **value} if name == "metrics" else value)
             run.updated_at = now()
             session.add(run)

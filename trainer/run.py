@@ -364,6 +364,7 @@ class TrainingRunner:
                 f"{step.iteration}/{config.ppo.iterations} reward {step.reward:+.3f}{_second(step)} "
                 f"KL {step.kl_nats:.2f} clip {step.clip_fraction:.3f} {step.tokens_per_second:.0f} tok/s",
                 log=True,
+                metrics={"ppo": history},
             )
             if step.iteration % config.ppo.checkpoint_every == 0:
                 folder.save_state({"ppo": ppo.state(), "history": history})

@@ -8,21 +8,25 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from feedback.ids import new_id
 from server import shadow
 from server.answer import Answer
+from server.api.comparisons import open_duel
 from server.chat_request import ChatRequest, check_model
+from server.completion import completion, usage_of_turns
 from server.context import question_of, read_question
 from server.engine import Chunk
 from server.errors import ApiError
 from server.identity import Identity, Scope
 from server.limits import Allowance
 from server.openapi import REFUSALS, body_of, link, stream_of
+from server.routing import offers_two
 from server.services import Services, services_of
 from server.shapes import chat as shapes
 from server.tool_calls import CallReader, parsed
 from server.turn import Turn, begin, check_room
 from server.vocabulary import Vocabulary
-from server.wire import ChunkWriter, logprobs_of, parse, read_json, usage_of
+from server.wire import ChunkWriter, parse, read_json
 
 router = APIRouter(prefix="/v1", tags=["chat"])
 
@@ -72,13 +76,35 @@ async def chat_completions(request: Request) -> Response:
     allowance = services.admit(request, identity)
     body = parse(ChatRequest, await read_json(request, services.settings.max_body_bytes))
     vocabulary = services.prompts.vocabulary if body.logprobs else None
-    turns = await open_turns(services, identity, body)
-    answer = Completion(services, turns, allowance, vocabulary, calls=bool(body.offered))
+    rate = comparison_rate(services, identity, body)
+    if rate is not None and offers_two(identity.user_id, _place(body), rate):
+        answer: Answer = await open_duel(services, identity, body, allowance, comparison_rate=rate)
+    else:
+        turns = await open_turns(services, identity, body, comparison_rate=rate)
+        answer = Completion(services, turns, allowance, vocabulary, calls=bool(body.offered))
     request.state.track = answer.track
     return answer.response(stream=body.stream, include_usage=body.include_usage)
 
 
-async def open_turns(services: Services, identity: Identity, body: ChatRequest) -> list[Turn]:
+def comparison_rate(services: Services, identity: Identity, body: ChatRequest) -> float | None:
+    """How likely this request is answered with two replies to choose between; None where that is not asked for."""
+    if not (body.may_compare and body.is_plain and Scope.FEEDBACK in identity.scopes):
+        return None
+    try:
+        check_room(services, identity.user_id, replies=2)
+    except ApiError:
+        return None  # there may be room for one
+    return services.settings.comparison_rate
+
+
+def _place(body: ChatRequest) -> str:
+    """What is drawn by: the same message in the same place of a conversation is not drawn for twice."""
+    return f"{body.parent_id or body.conversation_id or new_id('conv')}\0{body.messages[-1].content}"
+
+
+async def open_turns(
+    services: Services, identity: Identity, body: ChatRequest, *, comparison_rate: float | None = None
+) -> list[Turn]:
     """The choices of one request: replies of one policy to one question."""
     user_id = identity.user_id
     body.check(services.settings)
@@ -100,6 +126,7 @@ async def open_turns(services: Services, identity: Identity, body: ChatRequest) 
             question,
             sampling=question.sampling.variant(index),
             regenerate_of=question.regenerate_of or before,
+            comparison_rate=comparison_rate,
         )
         turns.append(Turn(services, each, assignment))
     begin(services, turns)
@@ -160,33 +187,3 @@ class Completion(Answer):
 
 def _finish_reason(reason: str | None, calls: Sequence[Any]) -> str | None:
     return "tool_calls" if calls and reason == "stop" else reason
-
-
-def completion(model: str, turns: Sequence[Turn], vocabulary: Vocabulary | None = None) -> dict[str, Any]:
-    """With logprobs where there is a vocabulary to spell them."""
-    return {
-        "id": turns[0].reply_id,
-        "object": "chat.completion",
-        "created": int(turns[0].created_at.timestamp()),
-        "model": model,
-        "system_fingerprint": turns[0].version,
-        "conversation_id": turns[0].question.conversation_id,
-        "choices": [
-            {
-                "index": index,
-                "reply_id": turn.reply_id,
-                "message": {"role": "assistant", "content": turn.text, "refusal": None},
-                "logprobs": vocabulary and logprobs_of(vocabulary.content(turn.token_ids, turn.logprobs, turn.likely)),
-                "finish_reason": turn.finish_reason,
-            }
-            for index, turn in enumerate(turns)
-        ],
-        "usage": usage_of_turns(turns),
-    }
-
-
-def usage_of_turns(turns: Sequence[Turn]) -> dict[str, Any]:
-    """The prompt is counted once, however many replies it got."""
-    first = turns[0]
-    reply_tokens = sum(len(turn.token_ids) for turn in turns)
-    return usage_of(len(first.question.prompt_token_ids), reply_tokens, first.cached_tokens)

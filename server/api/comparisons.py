@@ -17,8 +17,8 @@ from feedback.ids import new_id
 from feedback.ledger import begin_comparison, ensure_conversation, ensure_user
 from feedback.schema import Comparison, Reply
 from server.answer import Answer
-from server.api.chat import completion, usage_of_turns
 from server.chat_request import ChatRequest
+from server.completion import completion, usage_of_turns
 from server.context import question_of, read_question
 from server.engine import Chunk
 from server.identity import Identity, Scope
@@ -63,8 +63,18 @@ async def compare(request: Request) -> Response:
     return duel.response(stream=body.stream, include_usage=body.include_usage)
 
 
-async def open_duel(services: Services, identity: Identity, body: ChatRequest, allowance: Allowance) -> Duel:
-    """Two policies, with one system prompt; where one policy would answer twice, two prompts, if so many are in use."""
+async def open_duel(
+    services: Services,
+    identity: Identity,
+    body: ChatRequest,
+    allowance: Allowance,
+    *,
+    comparison_rate: float | None = None,
+) -> Duel:
+    """Two policies, with one system prompt; where one policy would answer twice, two prompts, if so many are in use.
+
+    `comparison_rate`: how likely this was, where the server and not the user wanted a comparison.
+    """
     user_id = identity.user_id
     body.check(services.settings)
     body.refuse(*_REFUSED, by="a comparison")
@@ -80,7 +90,8 @@ async def open_duel(services: Services, identity: Identity, body: ChatRequest, a
     one, other, propensity = question, question, drawn.propensity
     if prompts and drawn.left == drawn.right:
         (one, other), propensity = prompted, drawn.propensity * prompts[0].propensity
-    other = replace(other, sampling=other.sampling.variant(1))
+    one = replace(one, comparison_rate=comparison_rate)
+    other = replace(other, comparison_rate=comparison_rate, sampling=other.sampling.variant(1))
     left = Turn(services, one, Assignment(drawn.left, "left", drawn.propensity))
     right = Turn(services, other, Assignment(drawn.right, "right", drawn.propensity))
     comparison_id = new_id("cmp")

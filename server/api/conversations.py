@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, StringConstraints
+from sqlmodel import Session
 
 from server import history
 from server.api.replies import add_html
@@ -33,11 +34,19 @@ async def conversations(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=500, description="At most so many.", examples=[20])] = 100,
     before: Annotated[str | None, Query(description="The id of the last one of the page before.")] = None,
+    search: Annotated[str, Query(max_length=200, description="Words of the title, a question or an answer.")] = "",
 ) -> dict[str, Any]:
-    """One's conversations, newest first."""
+    """One's conversations, newest first; with `search` those that have the words, of which `before` is not asked."""
     services = services_of(request)
     identity = await services.identity(request, Scope.CHAT)
-    found = await services.read(lambda session: history.listed(session, identity.user_id, limit + 1, before))
+    words = search.strip()
+
+    def read(session: Session) -> list[dict[str, Any]]:
+        if words:
+            return history.found(session, identity.user_id, words, limit + 1)
+        return history.listed(session, identity.user_id, limit + 1, before)
+
+    found = await services.read(read)
     return {"object": "list", "data": found[:limit], "has_more": len(found) > limit}
 
 

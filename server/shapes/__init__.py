@@ -15,6 +15,12 @@ class Shape(BaseModel):
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
 
 
+class Body(BaseModel):
+    """What an operator sends: nothing unknown, nothing converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
 def shown(*examples: dict[str, Any]) -> ConfigDict:
     """For `model_config` of a shape that stands alone: what one looks like."""
     return ConfigDict(json_schema_extra={"examples": list(examples)})

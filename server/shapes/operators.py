@@ -119,7 +119,24 @@ class PolicyWithLineage(Policy):
     lineage: PolicyLineage
 
 
-class Run(Shape):
+_RUN = {
+    "id": "run-01k9s6m1x7",
+    "state": "succeeded",
+    "stage": "done",
+    "progress": 1.0,
+    "message": "published v1-0a1b2c3d",
+    "last_vote_id": 420,
+    "votes": 400,
+    "policy_version": "v1-0a1b2c3d",
+    "report_path": "runs/run-01k9s6m1x7/report.html",
+    "error": None,
+    "started_at": _AT,
+    "updated_at": _AT,
+    "finished_at": _AT,
+}
+
+
+class RunHead(Shape):
     id: str
     state: RunState
     stage: str
@@ -127,8 +144,6 @@ class Run(Shape):
     message: str
     last_vote_id: int
     votes: int
-    config: dict[str, Any]
-    metrics: dict[str, Any]
     policy_version: str | None
     report_path: str | None
     error: str | None
@@ -138,32 +153,27 @@ class Run(Shape):
 
 
 class Runs(Shape):
+    model_config = shown({"object": "list", "data": [_RUN]})
+    object: Literal["list"]
+    data: list[RunHead]
+
+
+class Run(RunHead):
     model_config = shown(
         {
-            "object": "list",
-            "data": [
-                {
-                    "id": "run-01k9s6m1x7",
-                    "state": "succeeded",
-                    "stage": "done",
-                    "progress": 1.0,
-                    "message": "published v1-0a1b2c3d",
-                    "last_vote_id": 420,
-                    "votes": 400,
-                    "config": {},
-                    "metrics": {},
-                    "policy_version": "v1-0a1b2c3d",
-                    "report_path": "runs/run-01k9s6m1x7/report.html",
-                    "error": None,
-                    "started_at": _AT,
-                    "updated_at": _AT,
-                    "finished_at": _AT,
-                }
-            ],
+            "object": "training.run",
+            **_RUN,
+            "config": {},
+            "metrics": {"ppo": [{"reward": 0.41, "kl_nats": 3.2}]},
+            "report_url": "/v1/training/runs/run-01k9s6m1x7/report?ticket=key-01k9s6.1795000000.9f9f",
         }
     )
-    object: Literal["list"]
-    data: list[Run]
+    object: Literal["training.run"]
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    """What was measured so far; `ppo` has a row for each iteration."""
+    report_url: str | None
+    """Opens the report in a browser, for ten minutes and without a key."""
 
 
 class RunRequested(Shape):

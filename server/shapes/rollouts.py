@@ -39,6 +39,35 @@ class Rollout(Shape):
     updated_at: datetime
 
 
+EXAMPLE_PLAN = {
+    "object": "rollout.plan",
+    "action": "advance",
+    "candidate": "v1-0a1b2c3d",
+    "stable": "v0-4e5f6a7b",
+    "from_share": 0.05,
+    "to_share": 0.25,
+    "to_state": "canary",
+    "swaps_base": False,
+    "sentence": "v1-0a1b2c3d goes from 5% to 25% of users, beside v0-4e5f6a7b.",
+}
+
+
+class RolloutPlan(Shape):
+    """What would be done: the answer to a dry run."""
+
+    model_config = shown(EXAMPLE_PLAN)
+    object: Literal["rollout.plan"]
+    action: str
+    candidate: str
+    stable: str
+    from_share: float
+    to_share: float
+    to_state: RolloutState
+    swaps_base: bool
+    """The engine's base weights are swapped, which pauses streams briefly."""
+    sentence: str
+
+
 class RolloutEvent(Shape):
     id: int
     action: str
@@ -50,6 +79,46 @@ class RolloutEvent(Shape):
     created_at: datetime
     hash: str
     """Over the hash of the event before it and this one's content."""
+
+
+class LoggedEvent(RolloutEvent):
+    rollout_id: int
+    candidate_version: str
+
+
+class Chain(Shape):
+    events: int
+    head: str
+    """The newest hash: kept elsewhere, it shows whether the newest events were removed."""
+    broken: int | None
+    """The first event that is not what was written, or not where it was written."""
+
+
+class RolloutEvents(Shape):
+    model_config = shown(
+        {
+            "object": "list",
+            "data": [
+                {
+                    "id": 5,
+                    "rollout_id": 3,
+                    "candidate_version": "v1-0a1b2c3d",
+                    "action": "start",
+                    "from_state": None,
+                    "to_state": "canary",
+                    "share": 0.05,
+                    "actor": "operator",
+                    "reason": "",
+                    "created_at": _AT,
+                    "hash": "9f" * 32,
+                }
+            ],
+            "chain": {"events": 5, "head": "9f" * 32, "broken": None},
+        }
+    )
+    object: Literal["list"]
+    data: list[LoggedEvent]
+    chain: Chain
 
 
 class Replica(Shape):
@@ -134,6 +203,7 @@ class CurrentRollout(Rollout):
         {
             **_ROLLOUT,
             "held": False,
+            "step_began": _AT,
             "decision": {
                 "verdict": "hold",
                 "reason": "3 of 50 votes",
@@ -168,6 +238,8 @@ class CurrentRollout(Rollout):
         }
     )
     held: bool
+    step_began: datetime
+    """When the candidate got the share that it has."""
     decision: Decision | None
     """What the evidence says now; null where there is nothing to decide."""
     evidence: Evidence | None

@@ -5,6 +5,7 @@ import { detailsPanel } from "./ballot.js";
 import { errorText, h, icon, iconButton, shortPolicy } from "./dom.js";
 import { say } from "./i18n.js";
 import { nodesOf } from "./markup.js";
+import { stepper } from "./question.js";
 import { NO_VOTE, Voter } from "./votes.js";
 
 /** A reply's words: text that grows, a frame at a time; at its end the HTML that the server makes of the whole. */
@@ -173,7 +174,7 @@ export function ballotOf({ thumb, choice, reasons, comment, correction, harmful 
   return ballot;
 }
 
-/** `actions` may hold regenerate, retry, and step(-1 | +1) among the versions of this answer. */
+/** `step(-1 | +1)` goes among the versions of this answer; of `regenerate` and `retry` only the last turn's are shown. */
 export function answerView(answer, { regenerate, retry, step, position }) {
   const text = new AnswerText(answer);
   const foot = h("div", { class: "answer-foot" });
@@ -193,25 +194,14 @@ export function answerView(answer, { regenerate, retry, step, position }) {
           "div",
           { class: "problem", role: "alert" },
           h("span", {}, errorText(answer.error)),
-          retry && answer.error.code !== "content_filter" ? h("button", { class: "button retry", word: "retry", onclick: retry }) : null,
+          answer.error.code === "content_filter" ? null : h("button", { class: "button retry", word: "retry", onclick: retry }),
         ),
       );
     }
     const line = answer.error ? null : stateLine(answer);
     text.element.hidden = !answer.text;
     if (line) foot.append(line);
-    if (position.total > 1) {
-      foot.append(
-        h(
-          "span",
-          { class: "versions" },
-          iconButton("left", "previous_version", () => step(-1), { disabled: position.index === 0 }),
-          h("span", { class: "versions-count", label: ["version_of", { n: position.index + 1, total: position.total }], role: "img" },
-            `${position.index + 1} / ${position.total}`),
-          iconButton("right", "next_version", () => step(1), { disabled: position.index === position.total - 1 }),
-        ),
-      );
-    }
+    foot.append(stepper(position, step, "previous_version", "next_version") ?? "");
     const withheld = answer.finishReason === "content_filter" && !answer.text; // there is nothing to vote on
     if (answer.id && !withheld && (answer.state === "complete" || answer.state === "stopped")) {
       const { row, panel } = thumbs(answer);
@@ -219,7 +209,7 @@ export function answerView(answer, { regenerate, retry, step, position }) {
       below.append(panel);
     }
     if (answer.text) foot.append(copyButton(() => answer.text));
-    if (regenerate && !answer.error) foot.append(iconButton("again", "regenerate", regenerate, { class: "icon-button regenerate" }));
+    if (!answer.error) foot.append(iconButton("again", "regenerate", regenerate, { class: "icon-button regenerate" }));
     const tag = policyTag(answer.policy);
     if (tag) foot.append(tag);
   }

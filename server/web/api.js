@@ -1,40 +1,16 @@
-// Every call that the page makes, and the one shape of its failures. No DOM here.
+// Every call that the page makes. No DOM here.
 
+import { ApiError, Client } from "./client.js";
 import { events } from "./sse.js";
 
-const STORED_KEY = "kudos.key";
+export { ApiError };
+
 const RETRY_DELAYS_MS = [300, 800, 1600];
+const PAGE_SIZE = 100; // conversations at once
 const ENDING_DELAYS_MS = [200, 500, 1000, 2000, 4000, 8000];
 
-export class ApiError extends Error {
-  constructor(message, { status = 0, code = null } = {}) {
-    super(message);
-    this.status = status; // 0: the server was not reached, or the stream broke
-    this.code = code;
-  }
-}
-
-let askForKey = async () => false;
-let key = null;
-try {
-  key = sessionStorage.getItem(STORED_KEY);
-} catch {
-  // Storage may be forbidden; the key then lives as long as the page.
-}
-
-/** `handler()` is asked when the server wants a key; it resolves to true after `useKey`. */
-export function onKeyNeeded(handler) {
-  askForKey = handler;
-}
-
-export function useKey(value) {
-  key = value;
-  try {
-    sessionStorage.setItem(STORED_KEY, value);
-  } catch {
-    // As above.
-  }
-}
+export const client = new Client("kudos.key");
+const json = (...call) => client.json(...call);
 
 export function randomId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16)); // randomUUID would need HTTPS
@@ -45,51 +21,9 @@ function sleep(milliseconds) {
   return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
 
-async function failure(response) {
-  let error = null;
-  try {
-    error = (await response.json()).error;
-  } catch {
-    // A proxy's page, or nothing: the status has to do.
-  }
-  return new ApiError(error?.message || `${response.status} ${response.statusText}`.trim(), {
-    status: response.status,
-    code: error?.code ?? null,
-  });
-}
-
-async function call(method, path, { body, headers = {}, signal } = {}) {
-  for (;;) {
-    const sent = { ...headers };
-    if (body !== undefined) sent["content-type"] = "application/json";
-    if (key) sent.authorization = `Bearer ${key}`;
-    let response;
-    try {
-      response = await fetch(path, {
-        method,
-        headers: sent,
-        body: body === undefined ? undefined : JSON.stringify(body),
-        signal,
-        credentials: "same-origin",
-      });
-    } catch (error) {
-      if (signal?.aborted) throw error;
-      throw new ApiError("unreachable", { code: "unreachable" });
-    }
-    if (response.ok) return response;
-    if (response.status === 401 && (await askForKey(key !== null))) continue;
-    throw await failure(response);
-  }
-}
-
-async function json(method, path, options) {
-  const response = await call(method, path, options);
-  return response.status === 204 ? null : response.json();
-}
-
 /** Yields each chunk of a streamed answer. Ends at [DONE]; anything else is an error. */
 export async function* stream(path, body, signal) {
-  const response = await call("POST", path, { body: { ...body, stream: true }, signal });
+  const response = await client.call("POST", path, { body: { ...body, stream: true }, signal });
   let done = false;
   try {
     for await (const data of events(response.body)) {
@@ -145,12 +79,13 @@ export async function endedReply(id) {
 
 export const models = () => json("GET", "/v1/models");
 export const status = () => json("GET", "/v1/status");
-export const conversations = () => json("GET", "/v1/conversations");
+export const conversations = ({ before = null, search = "" } = {}) =>
+  json("GET", `/v1/conversations?${new URLSearchParams({ limit: PAGE_SIZE, ...(before && { before }), ...(search && { search }) })}`);
 export const conversation = (id) => json("GET", `/v1/conversations/${part(id)}`);
 export const renameConversation = (id, title) => json("PATCH", `/v1/conversations/${part(id)}`, { body: { title } });
 export const deleteConversation = (id) => json("DELETE", `/v1/conversations/${part(id)}`);
 
 export const me = () => json("GET", "/v1/me");
 export const putConsent = (consent) => json("PUT", "/v1/me/consent", { body: { consent } });
-export const exportMine = async () => (await call("GET", "/v1/me/export")).blob();
+export const exportMine = async () => (await client.call("GET", "/v1/me/export")).blob();
 export const eraseMe = () => json("DELETE", "/v1/me");

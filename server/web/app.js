@@ -2,15 +2,16 @@
 
 import * as api from "./api.js";
 import { $, announce, h, noticeError } from "./dom.js";
-import { turnsOf } from "./history.js";
-import { currentLanguage, preferredLanguage, setLanguage, t } from "./i18n.js";
+import { treeOf } from "./history.js";
+import { preferredLanguage, setLanguage, t } from "./i18n.js";
+import { askForKeys } from "./keys.js";
 import { MyData } from "./mydata.js";
 import { Sidebar } from "./sidebar.js";
 import { Status } from "./status.js";
+import { setSwitches } from "./switches.js";
 import { Thread } from "./thread.js";
 
 const NEAR_BOTTOM_PX = 90;
-const STORED_THEME = "kudos.theme";
 
 const prompt = $("prompt");
 const scroller = $("scroller");
@@ -48,7 +49,10 @@ const hooks = {
   onGrew(which, { force = false } = {}) {
     if (which !== thread) return;
     drawWelcome();
-    if (force) sticking = true;
+    if (force) {
+      sticking = true;
+      $("to-latest").hidden = true;
+    }
     if (sticking) requestAnimationFrame(toBottom);
   },
 };
@@ -76,7 +80,7 @@ async function open(id, { focus = true } = {}) {
     let next = writing.get(id);
     if (!next) {
       try {
-        next = new Thread({ id, turns: turnsOf(await api.conversation(id)), hooks });
+        next = new Thread({ id, root: treeOf(await api.conversation(id)), hooks });
       } catch (error) {
         if (error.status === 404) error.message = t("error_not_found");
         noticeError(error);
@@ -107,6 +111,7 @@ function openFromAddress() {
 
 function drawWelcome() {
   $("welcome").hidden = thread.turns.length > 0;
+  $("thread-heading").hidden = !$("welcome").hidden;
 }
 
 function drawComposer() {
@@ -190,59 +195,8 @@ $("to-latest").addEventListener("click", () => {
   focusPrompt();
 });
 
-// ---- theme, language, key ----------------------------------------------------------------------
-
-function drawSwitches() {
-  const theme = document.documentElement.dataset.theme ?? "system";
-  for (const button of $("theme-switch").children) button.setAttribute("aria-pressed", String(button.dataset.themeChoice === theme));
-  for (const button of $("language-switch").children) {
-    button.setAttribute("aria-pressed", String(button.dataset.languageChoice === currentLanguage()));
-  }
-}
-
-$("theme-switch").addEventListener("click", (event) => {
-  const choice = event.target.closest("button")?.dataset.themeChoice;
-  if (!choice) return;
-  if (choice === "system") delete document.documentElement.dataset.theme;
-  else document.documentElement.dataset.theme = choice;
-  try {
-    localStorage.setItem(STORED_THEME, choice);
-  } catch {
-    // Not remembered, then.
-  }
-  drawSwitches();
-});
-
-$("language-switch").addEventListener("click", (event) => {
-  const choice = event.target.closest("button")?.dataset.languageChoice;
-  if (choice) setLanguage(choice, { remember: true });
-});
-
-document.addEventListener("kudos:language", () => {
-  drawSwitches();
-  drawSuggestions();
-});
-
-let asking = null;
-api.onKeyNeeded((refused) => {
-  $("key-error").textContent = refused ? t("key_refused") : "";
-  asking ??= new Promise((resolve) => {
-    const dialog = $("key-dialog");
-    dialog.showModal();
-    dialog.addEventListener(
-      "close",
-      () => {
-        const value = $("key-input").value.trim();
-        $("key-input").value = "";
-        asking = null;
-        if (value) api.useKey(value);
-        resolve(value !== "");
-      },
-      { once: true },
-    );
-  });
-  return asking;
-});
+document.addEventListener("kudos:language", drawSuggestions);
+askForKeys(api.client);
 
 // ---- start -------------------------------------------------------------------------------------
 
@@ -266,7 +220,7 @@ new MyData({
     sidebar.refresh();
   },
 });
-drawSwitches();
+setSwitches();
 drawSuggestions();
 $("new-conversation").addEventListener("click", () => startNew());
 $("new-conversation-top").addEventListener("click", () => startNew());

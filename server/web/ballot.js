@@ -33,11 +33,12 @@ export function detailsPanel({ kind, ballot, onSave, onWithdraw, onClose }) {
   const harmful = kind === "down" ? chip("harmful", ballot.harmful) : null;
   harmful?.classList.add("chip-harmful");
 
-  const comment = h("textarea", { class: "field", rows: 2, maxlength: 4000, label: "comment", placeholder: "comment_placeholder" });
+  const comment = h("textarea", { class: "field", dir: "auto", rows: 2, maxlength: 4000, label: "comment", placeholder: "comment_placeholder" });
   comment.value = ballot.comment ?? "";
 
   const correction = h("textarea", {
     class: "field",
+    dir: "auto",
     rows: 3,
     maxlength: 8000,
     label: "correction",

@@ -6,9 +6,9 @@ import { detailsPanel } from "./ballot.js";
 import { errorText, h, shortPolicy } from "./dom.js";
 import { say } from "./i18n.js";
 import { NO_VOTE, Voter } from "./votes.js";
+import { SIDES } from "./writing.js";
 
 const CHOICES = ["left", "tie", "both_bad", "right"];
-const SIDES = ["left", "right"];
 
 function pane(side, answer) {
   const text = new AnswerText(answer);
@@ -49,11 +49,12 @@ function pane(side, answer) {
   };
 }
 
-/** `comparison` = {id, left, right, vote, revealed: {left, right} | null, error}. */
-export function comparisonView(comparison, { retry, onChosen }) {
+/** `comparison` = {id, left, right, vote, revealed: {left, right} | null, error, offered: unasked}. */
+export function comparisonView(comparison, { retry }) {
   const panes = Object.fromEntries(SIDES.map((side) => [side, pane(side, comparison[side])]));
   const below = h("div", { class: "choosing" });
-  const element = h("div", { class: "comparison" }, h("div", { class: "panes" }, panes.left.element, panes.right.element), below);
+  const offer = comparison.offered ? h("p", { class: "offer quiet", word: "offered" }) : null;
+  const element = h("div", { class: "comparison" }, offer, h("div", { class: "panes" }, panes.left.element, panes.right.element), below);
   const note = h("span", { class: "vote-note" });
   const panel = h("div", { class: "details-slot" });
   const buttons = Object.fromEntries(
@@ -86,7 +87,6 @@ export function comparisonView(comparison, { retry, onChosen }) {
     if (comparison.vote?.choice === choice) return openPanel();
     closePanel({ focus: false });
     voter.cast(ballotOf({ choice, comment: comparison.vote?.comment }));
-    onChosen?.();
   }
 
   function closePanel({ focus = true } = {}) {

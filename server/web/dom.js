@@ -1,6 +1,6 @@
 // Small helpers over the DOM. Text only ever goes in as text: nothing here takes HTML (markup.js alone does).
 
-import { say, t } from "./i18n.js";
+import { hasWord, say, t } from "./i18n.js";
 
 const MARKED = { word: "i18n", label: "i18nLabel", placeholder: "i18nPlaceholder" };
 const SVG = "http://www.w3.org/2000/svg";
@@ -43,9 +43,10 @@ export function announce(text) {
   requestAnimationFrame(() => (box.textContent = text));
 }
 
+/** What happened and what to do, in the page's language where it knows the error; else as the server says it. */
 export function errorText(error) {
-  if (["unreachable", "cut", "content_filter"].includes(error.code)) return t(`error_${error.code}`);
-  return error.message;
+  const word = `error_${error.code}`;
+  return hasWord(word) ? t(word, { seconds: error.retryAfterSeconds || 1 }) : error.message;
 }
 
 /** A gentle line above the conversation; goes by itself, or when dismissed. */

@@ -28,6 +28,11 @@ export function t(key, values = {}) {
   return entry.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
 }
 
+/** Words that one page alone has, for each language. */
+export function addWords(more) {
+  for (const [name, added] of Object.entries(more)) Object.assign(words[name], added);
+}
+
 export const hasWord = (key) => words.en[key] !== undefined;
 
 /** Where a translated text goes. `data-i18n` alone is the element's text. */

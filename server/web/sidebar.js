@@ -1,10 +1,11 @@
-// The list of past conversations: open, rename, delete.
+// The list of past conversations: search, open, rename, delete.
 
 import * as api from "./api.js";
 import { $, announce, errorText, h, iconButton, noticeError } from "./dom.js";
 import { say, t } from "./i18n.js";
 
 const DAY_MS = 24 * 60 * 60 * 1000;
+const TYPING_MS = 200;
 
 function group(updated) {
   const today = new Date();
@@ -21,7 +22,17 @@ export class Sidebar {
     this.loaded = false;
     this.current = null;
     this.renaming = null;
+    this.searched = ""; // what the list is of; empty: all
+    this.more = false; // whether there are older ones
+    this.finding = 0;
     this.box = $("history");
+    $("find").addEventListener("input", () => this.#find());
+    $("find").addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || !$("find").value) return;
+      event.stopPropagation();
+      $("find").value = "";
+      this.refresh();
+    });
     this.narrow = matchMedia("(max-width: 800px)");
     $("sidebar-open").addEventListener("click", () => this.toggle(true));
     $("sidebar-close").addEventListener("click", () => this.toggle(false));
@@ -49,12 +60,18 @@ export class Sidebar {
   }
 
   async refresh() {
+    const search = $("find").value.trim();
     try {
-      const list = (await api.conversations()).data;
+      const found = await api.conversations({ search });
+      if (search !== $("find").value.trim()) return; // asked again meanwhile
       // What is the same is not drawn again: a click that falls between press and release would be lost.
-      if (this.loaded && JSON.stringify(list) === JSON.stringify(this.list)) return;
+      const drawn = found.has_more ? this.list.slice(0, found.data.length) : this.list; // older ones may have been asked for
+      if (this.loaded && this.searched === search && JSON.stringify(found.data) === JSON.stringify(drawn)) return;
       this.loaded = true;
-      this.list = list;
+      if (search && this.searched !== search) announce(t("found", { n: found.data.length }));
+      this.searched = search;
+      this.list = found.data;
+      this.more = found.has_more;
       this.#draw();
     } catch (error) {
       if (this.list.length) return; // the old list is better than none; the status line tells of the loss
@@ -66,6 +83,24 @@ export class Sidebar {
     }
   }
 
+  #find() {
+    clearTimeout(this.finding);
+    this.finding = setTimeout(() => this.refresh(), TYPING_MS);
+  }
+
+  async #older() {
+    try {
+      const found = await api.conversations({ before: this.list.at(-1).id });
+      const first = found.data[0]?.id;
+      this.list.push(...found.data);
+      this.more = found.has_more;
+      this.#draw();
+      if (first) this.#focus(first);
+    } catch (error) {
+      noticeError(error);
+    }
+  }
+
   select(id) {
     this.current = id;
     this.#draw();
@@ -74,7 +109,7 @@ export class Sidebar {
   #draw() {
     if (this.renaming) return; // drawn when the new title is in
     if (!this.list.length) {
-      this.box.replaceChildren(h("p", { class: "history-empty", word: "no_history" }));
+      this.box.replaceChildren(h("p", { class: "history-empty", word: this.searched ? "found_nothing" : "no_history" }));
       return;
     }
     const groups = new Map();
@@ -83,8 +118,10 @@ export class Sidebar {
       if (!groups.has(name)) groups.set(name, []);
       groups.get(name).push(this.#item(conversation));
     }
+    const older = h("button", { class: "link-button", word: "show_older", onclick: () => this.#older() });
     this.box.replaceChildren(
       ...Array.from(groups, ([name, items]) => h("section", {}, h("h2", { word: name }), h("ul", {}, ...items))),
+      ...(this.more && !this.searched ? [older] : []),
     );
   }
 
@@ -112,7 +149,7 @@ export class Sidebar {
   }
 
   #rename(item, conversation) {
-    const input = h("input", { class: "history-rename", label: "rename_label", maxlength: 200 });
+    const input = h("input", { class: "history-rename", dir: "auto", label: "rename_label", maxlength: 200 });
     input.value = conversation.title;
     this.renaming = conversation.id;
     let done = false;

@@ -3,25 +3,29 @@
 import * as api from "./api.js";
 import { answerView } from "./answer.js";
 import { comparisonView } from "./compare.js";
-import { announce, h } from "./dom.js";
-import { t } from "./i18n.js";
-
-const SIDES = ["left", "right"];
-
-const newAnswer = () => ({ id: null, text: "", html: null, state: "streaming", finishReason: null, policy: null, vote: null, error: null });
+import { h } from "./dom.js";
+import { addTurn, newRoot, pathOf } from "./history.js";
+import { questionView } from "./question.js";
+import { newAnswer, OneAnswer, TwoAnswers } from "./writing.js";
 
 /**
- * A turn is {user, answers: [...], shown} or {user, comparison}. A thread goes on writing when another one is on the
- * page; its element is simply not attached then.
+ * A turn is {user, answers: [...], shown, comparison, parent, next: [...], open}: a question with its answers, or with
+ * two to choose between, and the wordings of what follows it. A thread goes on writing when another one is on the page;
+ * its element is simply not attached then.
  */
 export class Thread {
-  constructor({ id = null, turns = [], hooks }) {
+  constructor({ id = null, root = newRoot(), hooks }) {
     this.id = id;
-    this.turns = turns;
+    this.root = root;
     this.hooks = hooks; // {model(), onBusy(thread), onStarted(thread), onFinished(thread), onGrew(thread)}
     this.writing = null; // the AbortController of what is being written
     this.element = h("ol", { class: "thread", label: "thread" });
-    for (const turn of turns) this.#show(turn);
+    this.#draw();
+  }
+
+  /** Those on the page, from the first to the last. */
+  get turns() {
+    return pathOf(this.root);
   }
 
   get busy() {
@@ -32,13 +36,17 @@ export class Thread {
     this.writing?.abort();
   }
 
-  send(text, { compare = false } = {}) {
-    const turn = compare ? { user: text, comparison: null } : { user: text, answers: [], shown: 0 };
-    const before = this.turns.at(-1);
-    this.turns.push(turn);
-    // Only the last turn can be answered again. Not redrawn: someone may be writing a comment there.
-    for (const button of before?.element.querySelectorAll(".regenerate, .retry") ?? []) button.remove();
-    return compare ? this.#compare(turn) : this.#answer(turn);
+  /** `after` is the turn that the question follows; another question there stays, as an earlier wording. */
+  send(text, { compare = false, after = this.turns.at(-1) ?? this.root } = {}) {
+    const turn = addTurn(after, text);
+    this.#draw();
+    return compare ? this.#compare(turn) : this.#answer(turn, null, { mayCompare: true });
+  }
+
+  #edit(turn, text) {
+    if (this.busy) return;
+    this.send(text, { compare: turn.comparison !== null && !turn.comparison.offered, after: turn.parent });
+    this.turns.at(-1).asked.querySelector(".edit").focus({ preventScroll: true });
   }
 
   #regenerate(turn) {
@@ -53,23 +61,51 @@ export class Thread {
     return this.#answer(turn, turn.answers.length ? turn.answers[0].id : (failed.regenerateOf ?? null));
   }
 
-  /** What was said before `turn`, as shown: the answer that is open, and of two the one that was preferred. */
-  #messages(turn) {
-    const messages = [];
-    for (const past of this.turns) {
-      messages.push({ role: "user", content: past.user });
-      if (past === turn) break;
-      const answer = past.comparison ? preferred(past.comparison) : past.answers[past.shown];
-      if (answer?.text) messages.push({ role: "assistant", content: answer.text });
-      else messages.pop(); // an answer that never came takes its question with it
-    }
-    return messages;
+  #answer(turn, regenerateOf = null, { mayCompare = false } = {}) {
+    const answer = newAnswer({ regenerateOf });
+    turn.shown = turn.answers.push(answer) - 1;
+    const writer = new OneAnswer(answer, this.#show(turn));
+    // What is written again stands where the first answer stands. A field that is undefined is not sent.
+    const more = regenerateOf ? { regenerate_of: regenerateOf, parent_id: undefined } : { may_compare: mayCompare || undefined };
+    return this.#write(turn, writer, api.chat, more);
   }
 
-  async #body(turn) {
-    const body = { model: await this.hooks.model(), messages: this.#messages(turn) };
-    if (this.id) body.conversation_id = this.id;
-    return body;
+  #compare(turn) {
+    return this.#write(turn, this.#two(turn), api.compare);
+  }
+
+  #two(turn, { offered = false } = {}) {
+    turn.answers = [];
+    turn.comparison = { id: null, left: newAnswer(), right: newAnswer(), vote: null, revealed: null, error: null, offered };
+    return new TwoAnswers(turn.comparison, this.#show(turn));
+  }
+
+  async #write(turn, begun, call, more = {}) {
+    let writer = begun;
+    const { signal } = (this.writing = new AbortController());
+    this.element.classList.add("busy");
+    this.hooks.onBusy(this);
+    this.hooks.onGrew(this, { force: true });
+    let error = null;
+    try {
+      for await (const chunk of call({ ...(await this.#body(turn)), ...more }, signal)) {
+        // The server may have made a comparison of it.
+        if (chunk.comparison_id && !turn.comparison) writer = this.#two(turn, { offered: true });
+        this.#meet(chunk);
+        writer.take(chunk);
+        this.hooks.onGrew(this);
+      }
+    } catch (caught) {
+      if (!signal.aborted) error = caught;
+    }
+    this.writing = null;
+    this.element.classList.remove("busy");
+    writer.end(signal.aborted, error);
+    this.hooks.onGrew(this);
+    this.hooks.onBusy(this);
+    this.hooks.onFinished(this);
+    await writer.settle();
+    this.hooks.onGrew(this);
   }
 
   #meet(chunk) {
@@ -79,105 +115,54 @@ export class Thread {
     }
   }
 
-  async #write(work, settle) {
-    const controller = new AbortController();
-    this.writing = controller;
-    this.hooks.onBusy(this);
-    let error = null;
-    try {
-      await work(controller.signal);
-    } catch (caught) {
-      if (!controller.signal.aborted) error = caught;
+  /** All that was said before `turn`, as shown: the answer that is open, and of two the one that was preferred. */
+  async #body(turn) {
+    const body = { model: await this.hooks.model(), messages: [] };
+    if (this.id) Object.assign(body, { conversation_id: this.id, parent_id: this.id });
+    for (let past = turn.parent; past !== this.root; past = past.parent) {
+      const answer = past.comparison ? preferred(past.comparison) : past.answers[past.shown];
+      if (!answer?.text) continue; // an answer that never came takes its question with it
+      body.messages.unshift({ role: "user", content: past.user }, { role: "assistant", content: answer.text });
+      if (body.parent_id === this.id) body.parent_id = answer.id;
     }
-    this.writing = null;
-    settle(controller.signal.aborted, error);
-    this.hooks.onGrew(this);
-    this.hooks.onBusy(this);
-    this.hooks.onFinished(this);
+    body.messages.push({ role: "user", content: turn.user });
+    return body;
   }
 
-  async #answer(turn, regenerateOf = null) {
-    const answer = { ...newAnswer(), regenerateOf };
-    turn.answers.push(answer);
-    turn.shown = turn.answers.length - 1;
-    const view = this.#show(turn);
-    this.hooks.onGrew(this, { force: true });
-    announce(t("writing"));
-    await this.#write(
-      async (signal) => {
-        const body = await this.#body(turn);
-        if (regenerateOf) body.regenerate_of = regenerateOf;
-        for await (const chunk of api.chat(body, signal)) {
-          this.#meet(chunk);
-          answer.id = chunk.id ?? answer.id;
-          answer.policy = chunk.system_fingerprint ?? answer.policy;
-          const choice = chunk.choices?.[0];
-          if (choice?.delta?.content) view.append(choice.delta.content);
-          if (choice?.finish_reason) answer.finishReason = choice.finish_reason;
-          this.hooks.onGrew(this);
-        }
-      },
-      (stopped, error) => {
-        answer.error = error;
-        answer.state = error ? "failed" : stopped ? "stopped" : "complete";
-        view.finish();
-        if (stopped) announce(t("stopped_spoken"));
-      },
+  #draw() {
+    this.element.replaceChildren(
+      ...this.turns.map((turn) => {
+        if (!turn.element) this.#show(turn);
+        turn.asked.replaceWith((turn.asked = this.#asked(turn)));
+        return turn.element;
+      }),
     );
-    await view.settle();
-    this.hooks.onGrew(this);
-    if (answer.state === "complete") announce(t("answer_ready", { text: view.words() }));
   }
 
-  async #compare(turn) {
-    const comparison = { id: null, left: newAnswer(), right: newAnswer(), vote: null, revealed: null, error: null };
-    turn.comparison = comparison;
-    const view = this.#show(turn);
-    this.hooks.onGrew(this, { force: true });
-    announce(t("writing_two"));
-    await this.#write(
-      async (signal) => {
-        for await (const chunk of api.compare(await this.#body(turn), signal)) {
-          this.#meet(chunk);
-          comparison.id = chunk.comparison_id ?? comparison.id;
-          const side = chunk.side;
-          const choice = chunk.choices?.[0];
-          if (!SIDES.includes(side)) continue;
-          comparison[side].id = chunk.id ?? comparison[side].id;
-          if (choice?.delta?.content) view.panes[side].append(choice.delta.content);
-          if (choice?.finish_reason) {
-            comparison[side].finishReason = choice.finish_reason;
-            comparison[side].state = "complete";
-            view.panes[side].streaming(false);
-          }
-          this.hooks.onGrew(this);
-        }
+  #asked(turn) {
+    const { next, open } = turn.parent;
+    return questionView(turn.user, {
+      position: { index: open, total: next.length },
+      step: (by) => {
+        turn.parent.open += by;
+        this.#draw();
+        const shown = turn.parent.next[turn.parent.open].asked;
+        (shown.querySelector(by < 0 ? ".versions button:first-child:enabled" : ".versions button:last-child:enabled") ??
+          shown.querySelector(".versions button:enabled")).focus({ preventScroll: true });
       },
-      (stopped, error) => {
-        comparison.error = error;
-        for (const side of SIDES) {
-          if (comparison[side].state === "streaming") comparison[side].state = error ? "failed" : stopped ? "stopped" : "complete";
-        }
-        view.finish();
-        if (stopped) announce(t("stopped_spoken"));
-        else if (!error) announce(t("answers_ready"));
-      },
-    );
-    await view.settle();
-    this.hooks.onGrew(this);
+      edit: (text) => this.#edit(turn, text),
+    });
   }
 
   /** Draws a turn, in the place of its earlier drawing if there is one. */
   #show(turn) {
-    const last = turn === this.turns.at(-1);
-    const item = h("li", { class: "turn" }, h("div", { class: "user", label: "you", role: "group", dir: "auto" }, turn.user));
     let view = null;
     if (turn.comparison) {
       view = comparisonView(turn.comparison, { retry: () => this.#retry(turn) });
     } else if (turn.answers.length) {
       view = answerView(turn.answers[turn.shown], {
-        regenerate: last ? () => this.#regenerate(turn) : null,
-        retry: last ? () => this.#retry(turn) : null,
+        regenerate: () => this.#regenerate(turn),
+        retry: () => this.#retry(turn),
         step: (by) => {
           turn.shown += by;
           this.#show(turn);
@@ -185,9 +170,9 @@ export class Thread {
         position: { index: turn.shown, total: turn.answers.length },
       });
     }
-    if (view) item.append(view.element);
-    if (turn.element) turn.element.replaceWith(item);
-    else this.element.append(item);
+    turn.asked ??= this.#asked(turn);
+    const item = h("li", { class: "turn" }, turn.asked, view?.element);
+    turn.element?.replaceWith(item);
     turn.element = item;
     return view;
   }

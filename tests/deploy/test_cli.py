@@ -234,3 +234,14 @@ def test_status_shows_replicas_and_their_problems(home: list[str]) -> None:
     assert "ready" in output
     [replica] = json.loads(kudos("rollout", "status", "--json").output)["replicas"]
     assert replica["alive"] is True
+
+
+def test_a_diff_shows_what_differs_and_nothing_else(home: list[str]) -> None:
+    base, good, refused, full = home
+    shown = kudos("policy", "diff", good, refused).stdout
+    for words in ("accepted", "refused", "run-1", "samples: pair, train", "votes that it alone learned from"):
+        assert words in shown
+    assert "win rate" not in shown, "both were measured alike"
+    assert "adapter" in kudos("policy", "diff", good, full).stdout
+    assert "do not differ" in kudos("policy", "diff", base, base).stdout
+    assert "there is no policy" in kudos("policy", "diff", base, "v9-none", code=1).stderr

@@ -336,7 +336,8 @@ async def _trained(crowd: Crowd, known: set[str], bars: Progress, title: str) ->
             run = fresh[0]
             bars.update(task, completed=run["progress"], note=f"{run['stage']}: {run['message']}")
             if run["state"] == "succeeded":
-                return {**run, "seconds": time.monotonic() - started}
+                whole = await crowd.operate("GET", f"/v1/training/runs/{run['id']}")
+                return {**whole, "seconds": time.monotonic() - started}
             if run["state"] == "failed":
                 raise RuntimeError(f"training failed: {run['error']}")
         elif time.monotonic() - started > 60:

@@ -83,6 +83,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     environment = os.environ | {
         "KUDOS_HOME": str(home),
         "KUDOS_PORT": str(port),
+        "KUDOS_COMPARISON_RATE": "0",  # a test that wants two answers asks for them
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "OMP_NUM_THREADS": "1",

@@ -6,6 +6,7 @@ from datetime import timedelta
 from html.parser import HTMLParser
 from typing import TypeVar
 
+from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Locator, Page, expect
 from sqlmodel import select
 
@@ -44,7 +45,7 @@ def reads_as(text: str) -> str:
 
 def plant_replies(store: Store, like: Reply, texts: list[str]) -> str:
     """A conversation with these replies, of the person that `like` was for. Returns its id."""
-    conversation = new_id("conv")
+    conversation, parent = new_id("conv"), None
     at = now()
     with store.write() as session:
         for number, text in enumerate(texts):
@@ -52,6 +53,7 @@ def plant_replies(store: Store, like: Reply, texts: list[str]) -> str:
                 id=new_id("chatcmpl"),
                 conversation_id=conversation,
                 user_id=like.user_id,
+                parent_id=parent,
                 created_at=at + timedelta(milliseconds=number),
                 messages=[{"role": "user", "content": f"Number {number}"}],
                 prompt_digest=like.prompt_digest,
@@ -60,7 +62,32 @@ def plant_replies(store: Store, like: Reply, texts: list[str]) -> str:
             begin_reply(session, reply)
             session.flush()
             finish_reply(session, reply.id, state=ReplyState.COMPLETE, text=text, finish_reason="stop")
+            parent = reply.id
     return conversation
+
+
+DRESSES = (("light", "en", True), ("dark", "zh", True), ("light", "zh", False), ("dark", "en", False))
+"""Theme, language, and whether the screen is a desk's or a phone's."""
+
+
+def wear(page: Page, theme: str, language: str, desk: bool) -> None:
+    page.set_viewport_size({"width": 1280, "height": 820} if desk else {"width": 360, "height": 740})
+    page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
+    page.evaluate(
+        """async (language) => {
+          const { setLanguage } = await import("/i18n.js");
+          setLanguage(language);
+        }""",
+        language,
+    )
+
+
+def barriers(page: Page) -> list[str]:
+    """What axe-core finds on the page as it stands: rule, how grave, and where."""
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(AXE_SCRIPT)
+    found = page.evaluate("() => axe.run({ resultTypes: ['violations'] })")["violations"]
+    return [f"{each['id']} ({each['impact']}): {node['target']}" for each in found for node in each["nodes"]]
 
 
 def reply_id(answer: Locator) -> str:

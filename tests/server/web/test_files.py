@@ -7,11 +7,14 @@ import pytest
 
 WEB = Path(__file__).parents[3] / "server" / "web"
 SCRIPTS = sorted(WEB.glob("*.js"))
+PAGES = sorted(WEB.glob("*.html"))
+WORDS = [WEB / "words.js", WEB / "words_ops.js"]
 SVG_NAMESPACE = "http://www.w3.org/2000/svg"
 
 
-def test_no_inline_script_style_or_handler() -> None:
-    page = (WEB / "index.html").read_text()
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_no_inline_script_style_or_handler(path: Path) -> None:
+    page = path.read_text()
     assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:", page)
     assert all("src=" in tag for tag in re.findall(r"<script[^>]*>", page))
 
@@ -36,7 +39,10 @@ def test_markup_enters_in_one_place() -> None:
 
 
 def test_every_file_that_the_page_names_is_there() -> None:
-    names = set(re.findall(r'(?:src|href)="([\w.]+?)(?:#\w+)?"', (WEB / "index.html").read_text()))
+    names = set()
+    for path in PAGES:
+        names |= set(re.findall(r'(?:src|href)="([\w.]+?)(?:#\w+)?"', path.read_text()))
+    names -= {"."}
     for path in SCRIPTS:
         names |= set(re.findall(r'from "\./([\w.]+)"', path.read_text()))
     assert len(names) > 10
@@ -45,7 +51,9 @@ def test_every_file_that_the_page_names_is_there() -> None:
 
 def test_every_icon_that_is_used_is_drawn() -> None:
     drawn = set(re.findall(r'<symbol id="([\w-]+)"', (WEB / "icons.svg").read_text()))
-    used = set(re.findall(r"icons\.svg#([\w-]+)", (WEB / "index.html").read_text()))
+    used = set()
+    for path in PAGES:
+        used |= set(re.findall(r"icons\.svg#([\w-]+)", path.read_text()))
     for path in SCRIPTS:
         used |= set(re.findall(r'\b(?:icon|iconButton)\("([\w-]+)"', path.read_text()))
     assert len(used) > 10
@@ -53,9 +61,12 @@ def test_every_icon_that_is_used_is_drawn() -> None:
 
 
 def words_of(language: str) -> set[str]:
-    text = (WEB / "words.js").read_text()
-    block = text[text.index(f"  {language}: {{") :].split("\n  },", 1)[0]
-    return set(re.findall(r'^    "?([\w ]+)"?:', block, flags=re.M))
+    found = set()
+    for path in WORDS:
+        text = path.read_text()
+        block = text[text.index(f"  {language}: {{") :].split("\n  },", 1)[0]
+        found |= set(re.findall(r'^    "?([\w ]+)"?:', block, flags=re.M))
+    return found
 
 
 def test_both_languages_have_the_same_words() -> None:
@@ -64,22 +75,30 @@ def test_both_languages_have_the_same_words() -> None:
 
 
 def test_every_word_that_is_asked_for_is_in_the_dictionary() -> None:
-    page = (WEB / "index.html").read_text()
-    asked = set(re.findall(r'data-i18n(?:-\w+)?="(\w+)"', page))
+    asked = set()
+    for path in PAGES:
+        asked |= set(re.findall(r'data-i18n(?:-\w+)?="(\w+)"', path.read_text()))
     for path in SCRIPTS:
         text = path.read_text()
         asked |= set(re.findall(r'\b(?:word|label|placeholder): \[?"(\w+)"', text))
         asked |= set(re.findall(r'\b(?:t|notice)\("(\w+)"', text))
         asked |= set(re.findall(r'\bsay\([^,]+, "(\w+)"', text))
         asked |= set(re.findall(r'\biconButton\("[\w-]+", "(\w+)"', text))
+        asked |= set(re.findall(r'\b(?:card|nothing|table|strength)\("(\w+)"', text))
+        asked |= set(re.findall(r'^ {6,}\["([a-z_]+)", ', text, flags=re.M)) if path.name.startswith("ops_") else set()
+        for heads in re.findall(r'\btable\("\w+", \[([^\]]*)\]', text):
+            asked |= set(re.findall(r'"(\w+)"', heads))
     places = {"i18n", "i18nLabel", "i18nPlaceholder"}
     assert len(asked) > 60
     assert asked - places <= words_of("en")
 
 
 def test_no_word_is_left_over() -> None:
-    text = "".join(path.read_text() for path in [*SCRIPTS, WEB / "index.html"] if path.name != "words.js")
-    composed = re.compile(r"(stage|reason|choice|why|error)_.+")
+    text = "".join(path.read_text() for path in [*SCRIPTS, *PAGES] if path not in WORDS)
+    composed = re.compile(
+        r"(stage|reason|choice|why|error|view|share|state|verdict|measure|standing|alarm|plan|do|title|done|kind|reply"
+        r"|series|action|limit)_.+"
+    )
     left_over = {word for word in words_of("en") if f'"{word}"' not in text and not composed.fullmatch(word)}
     assert left_over == set()
 

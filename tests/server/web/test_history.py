@@ -1,10 +1,13 @@
-"""Past conversations: listed, opened with their votes, renamed, deleted; and nobody else's."""
+"""Past conversations: listed, found, opened with their votes, renamed, deleted; and nobody else's."""
+
+from datetime import timedelta
 
 import pytest
 from playwright.sync_api import Page, expect
 from sqlmodel import select
 
-from feedback.schema import Conversation
+from feedback.ids import new_id
+from feedback.schema import Conversation, now
 
 from .conftest import NewPage, RunningServer
 from .steps import answered, conversation_id, eventually, reply_id, say
@@ -75,6 +78,18 @@ def test_open_rename_delete(page: Page, server: RunningServer, shot) -> None:
     page.keyboard.press("Escape")
     expect(item.locator(".history-open")).to_have_text("关于<b>问候</b>")
 
+    page.get_by_label("Search conversations").fill("问候")
+    expect(page.locator(".history-item")).to_have_count(1)
+    expect(item).to_be_visible()
+    page.get_by_label("Search conversations").fill("how much is THE mug")
+    expect(item).to_have_count(0)
+    expect(page.locator(f'[data-conversation="{second}"]')).to_be_visible()
+    page.get_by_label("Search conversations").fill("nothing like it")
+    expect(page.locator(".history-empty")).to_contain_text("Nothing found")
+    shot(page, "found-nothing")
+    page.keyboard.press("Escape")
+    expect(page.locator(".history-item")).to_have_count(2)
+
     item.hover()
     item.get_by_role("button", name="Delete").click()
     expect(page.locator("#delete-dialog")).to_be_visible()
@@ -86,6 +101,20 @@ def test_open_rename_delete(page: Page, server: RunningServer, shot) -> None:
     page.locator("#delete-dialog").get_by_role("button", name="Delete").click()
     expect(item).to_have_count(0)
     assert stored(server, first).deleted_at is not None
+
+
+def test_older_ones_are_listed_when_they_are_asked_for(page: Page, server: RunningServer) -> None:
+    user, at = page.request.get(f"{server.url}/v1/me").json()["id"], now()
+    with server.store.write() as session:
+        for number in range(101):
+            made = at - timedelta(hours=number)
+            session.add(Conversation(id=new_id("conv"), user_id=user, title=f"Number {number}", updated_at=made))
+    page.reload()
+    expect(page.locator(".history-item")).to_have_count(100)
+    page.get_by_role("button", name="Show older ones").click()
+    expect(page.locator(".history-item")).to_have_count(101)
+    expect(page.get_by_role("button", name="Number 100", exact=True)).to_be_focused()
+    expect(page.get_by_role("button", name="Show older ones")).to_have_count(0)
 
 
 def test_a_conversation_that_is_gone_is_told_of(new_page: NewPage) -> None:

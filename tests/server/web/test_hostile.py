@@ -39,18 +39,20 @@ def plant(server: RunningServer, like: Reply, text: str) -> tuple[str, str]:
     conversation = new_id("conv")
     at = now()
 
-    def reply(seconds: int) -> Reply:
+    def reply(seconds: int, parent: str | None = None) -> Reply:
         return Reply(
             id=new_id("chatcmpl"),
             conversation_id=conversation,
             user_id=like.user_id,
+            parent_id=parent,
             created_at=at + timedelta(seconds=seconds),
             messages=[{"role": "user", "content": text}],
             prompt_digest=like.prompt_digest,
             policy_version=like.policy_version,
         )
 
-    single, left, right = reply(0), reply(1), reply(1)
+    single = reply(0)
+    left, right = reply(1, single.id), reply(1, single.id)
     comparison = Comparison(
         id=new_id("cmp"),
         user_id=like.user_id,
