@@ -47,7 +47,7 @@ _SECURITY = {
 }
 
 
-MODULES = (chat, comparisons, replies, votes, conversations, me, operations, prompts, status)
+MODULES = (chat, votes, comparisons, replies, conversations, me, operations, prompts, status)
 
 
 def make_app(services: Services) -> FastAPI:
