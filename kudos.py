@@ -4,7 +4,9 @@ import typer
 
 import deploy.cli
 import feedback.cli
+import server.bench.cli
 import server.cli
+import trainer.bench
 import trainer.cli
 
 app = typer.Typer(
@@ -15,6 +17,8 @@ app = typer.Typer(
 )
 for part in (server.cli, trainer.cli, feedback.cli, deploy.cli):
     part.register(app)
+for part in (server.bench.cli, feedback.cli):
+    part.register_bench(trainer.bench.app)
 
 
 def main() -> None:

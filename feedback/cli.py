@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,11 +27,19 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 class ImportFormat(StrEnum):
     HH = "hh"
+    ARENA = "arena"
+    OPEN_WEBUI = "open-webui"
 
 
 class ExportFormat(StrEnum):
     PREFERENCE = "preference"
     UNPAIRED = "unpaired"
+    VOTES = "votes"
+
+
+class Style(StrEnum):
+    CONVERSATIONAL = "conversational"
+    PLAIN = "plain"
 
 
 def register(app: typer.Typer) -> None:
@@ -45,6 +54,10 @@ def register(app: typer.Typer) -> None:
     database.command("migrate")(migrate)
     database.command("check")(check)
     app.add_typer(database, name="db")
+
+
+def register_bench(bench: typer.Typer) -> None:
+    bench.command("samples")(bench_samples)
 
 
 def stats(json_: Json = False) -> None:
@@ -67,41 +80,99 @@ def stats(json_: Json = False) -> None:
 
 
 def import_(
-    path: Annotated[Path, typer.Argument(help="A .jsonl or .jsonl.gz file.")],
-    format_: Annotated[ImportFormat, typer.Option("--format", help="How the file is written.")] = ImportFormat.HH,
+    path: Annotated[Path, typer.Argument(help="JSON lines or one JSON array; may be compressed (.gz).")],
+    format_: Annotated[
+        ImportFormat, typer.Option("--format", help="Whose file it is: HH-RLHF, Chatbot Arena or Open WebUI.")
+    ] = ImportFormat.HH,
     json_: Json = False,
 ) -> None:
-    """Add other people's preferences to the log. The same file twice adds nothing."""
-    from feedback.exchange import import_hh_file
+    """Add other people's judgements to the log. The same file twice adds nothing."""
+    from feedback.imports import import_file
 
     with _store() as (_, store), _progress(f"importing {path.name}") as advance:
-        summary = import_hh_file(store, path, advance)
+        summary = import_file(store, path, format_.value, advance)
     if json_:
         _print_json(summary.as_dict())
         return
     for problem in summary.problems:
         typer.echo(f"{path.name}:{problem.line}: skipped: {problem.reason}", err=True)
     typer.echo(
-        f"{summary.lines} lines: {summary.imported} imported, {summary.already_there} there already, "
-        f"{summary.skipped} skipped"
+        f"{summary.lines} records: {summary.imported} imported, {summary.changed} changed, "
+        f"{summary.already_there} there already, {summary.skipped} skipped"
     )
 
 
-def export(
-    format_: Annotated[ExportFormat, typer.Option("--format", help="TRL's format: preference or unpaired.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file; standard output if left out.")] = None,
+def export(  # noqa: PLR0917 -- typer calls it by name
+    format_: Annotated[
+        ExportFormat, typer.Option("--format", help="TRL's preference or unpaired; or votes, as they change.")
+    ],
+    style: Annotated[
+        Style, typer.Option(help="TRL's two styles: lists of messages, or plain texts with HH-RLHF's marks.")
+    ] = Style.CONVERSATIONAL,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A file, .parquet too; standard output if left out.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="With votes: go on as more come, like tail -f.")] = False,
+    after: Annotated[
+        int | None, typer.Option(min=0, help="With votes: only what follows this cursor. A file knows it by itself.")
+    ] = None,
+    every: Annotated[float, typer.Option(min=0.05, help="With --follow: seconds between two looks.")] = 1.0,
     json_: Json = False,
 ) -> None:
-    """Write the votes that may train as JSON lines, for TRL and its like. Not a backup."""
-    from feedback.exchange import EXPORTS
+    """Write the votes that may train: for TRL and its like, or each change of a vote as a line. Not a backup."""
+    if format_ is ExportFormat.VOTES:
+        _export_votes(output, after, every if follow else None)
+        return
+    if follow or after is not None:
+        raise typer.BadParameter(
+            "only --format votes can be followed: no training format has a word for a withdrawn vote"
+        )
+    from feedback.exports import EXPORTS, write_lines, write_parquet
 
-    rows = 0
-    with _store() as (settings, store), store.read() as session, _replacing(output) as file:
-        for row in EXPORTS[format_.value](session, consent_default=settings.consent_default):
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            rows += 1
+    plain, parquet = style is Style.PLAIN, output is not None and output.suffix == ".parquet"
+    with _store() as (settings, store), store.read() as session, _replacing(output) as place:
+        rows = EXPORTS[format_.value](session, consent_default=settings.consent_default, plain=plain)
+        if parquet and place is not None:
+            count = write_parquet(rows, place, format_.value, plain=plain)
+        elif place is not None:
+            with place.open("w", encoding="utf-8") as file:
+                count = write_lines(rows, file)
+        else:
+            count = write_lines(rows, sys.stdout)
     if output is not None:
-        _print_json({"rows": rows, "path": str(output)}) if json_ else typer.echo(f"{rows} rows in {output}")
+        _print_json({"rows": count, "path": str(output)}) if json_ else typer.echo(f"{count} rows in {output}")
+
+
+def _export_votes(output: Path | None, after: int | None, every_seconds: float | None) -> None:
+    """Ends when everything is told, or never, where it follows."""
+    from feedback.errors import StorageError
+    from feedback.follow import Follower, Tail, spelled
+
+    if output is not None and (after is not None or output.suffix == ".parquet"):
+        raise typer.BadParameter("a file of votes is JSON lines and goes on after its last one: leave --after out")
+    with _store() as (settings, store), Tail(output) if output else nullcontext() as tail:
+        cursor, told = (tail.cursor, tail.told) if tail else (after or 0, None)
+        follower = Follower(store, consent_default=settings.consent_default, cursor=cursor, told=told)
+        try:
+            while True:
+                try:
+                    for lines in follower.news():
+                        if tail:
+                            tail.append(lines)
+                        else:
+                            sys.stdout.buffer.write(b"".join(map(spelled, lines)))
+                            sys.stdout.buffer.flush()
+                except StorageError as error:
+                    if every_seconds is None:
+                        raise
+                    typer.echo(f"the database is away, and will be asked again: {error}", err=True)
+                if every_seconds is None:
+                    return
+                time.sleep(every_seconds)
+        except BrokenPipeError:  # the reader has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except KeyboardInterrupt:
+            return
 
 
 def erase(
@@ -180,6 +251,15 @@ def check(json_: Json = False) -> None:
         raise typer.Exit(1)
 
 
+def bench_samples(
+    votes: Annotated[int, typer.Option(min=100, help="In a made-up log; a tenth of it is timed too.")] = 1_000_000,
+) -> None:
+    """Turn a log of votes into training samples: seconds, memory, and how both grow with the log. One JSON line."""
+    from feedback.samples_bench import measure
+
+    _print_json(measure(votes))
+
+
 def _amounts(found: Erasure | Expiry) -> str:
     return f"{found.conversations} conversations, {found.replies} replies, {found.votes} votes"
 
@@ -227,16 +307,15 @@ def _progress(words: str) -> Iterator[Any]:
 
 
 @contextmanager
-def _replacing(output: Path | None) -> Iterator[TextIO]:
-    """Standard output, or a file that appears under its name only when it is whole."""
+def _replacing(output: Path | None) -> Iterator[Path | None]:
+    """A place for a file that appears under its name only when it is whole."""
     if output is None:
-        yield sys.stdout
+        yield None
         return
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            yield file
-            file.flush()
+        yield partial
+        with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(output)
     finally:

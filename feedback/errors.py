@@ -10,6 +10,8 @@ FeedbackError
 ├── IdempotencyConflict  422  the key was used before, with another body
 ├── BadPrompt            422  a name, a text or weights that cannot be
 ├── BadImport            422  a file that cannot be read at all
+├── BadCursor            422  a place in the log from which nobody can read on
+├── ExportUnavailable    501  a kind of file that this installation cannot write
 ├── SchemaMismatch       500  the database was written by another version of kudos
 └── StorageError         503  the database did not take the write
     ├── StorageBusy      503  locked, disconnected or overloaded; trying again is right
@@ -70,6 +72,16 @@ class UnknownPrompt(FeedbackError):
 class BadPrompt(FeedbackError):
     status = 422
     code = "bad_prompt"
+
+
+class BadCursor(FeedbackError):
+    status = 422
+    code = "bad_cursor"
+
+
+class ExportUnavailable(FeedbackError):
+    status = 501
+    code = "export_unavailable"
 
 
 class SchemaMismatch(FeedbackError):

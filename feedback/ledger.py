@@ -7,8 +7,9 @@ everybody who waits. The operations themselves are in `feedback.replies` and `fe
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -44,8 +45,9 @@ _POSTGRES_BATCH = 60  # beyond 64 open subtransactions PostgreSQL spills them to
 
 @dataclass
 class _Job:
-    operation: Callable[[Session], Any]
+    operation: Callable[[Any], Any]
     future: "Future[Any]"
+    objects: bool  # takes a session; else the connection
     attempts: int = 0
 
 
@@ -75,6 +77,13 @@ class Ledger:
         through asyncio) only stops the waiting. The operation may run more than once, each time on a clean slate, so
         it must touch nothing but its session.
         """
+        return self._put(operation, objects=True)
+
+    def submit_statements(self, operation: Callable[[Connection], T]) -> "Future[T]":
+        """The same for an operation that loads no objects: a connection saves it what a session costs."""
+        return self._put(operation, objects=False)
+
+    def _put(self, operation: Callable[[Any], T], *, objects: bool) -> "Future[T]":
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()
         with self._gate:
@@ -82,7 +91,7 @@ class Ledger:
                 future.set_exception(StorageBusy("the ledger is closed"))
                 return future
             try:
-                self._waiting.put_nowait(_Job(operation, future))
+                self._waiting.put_nowait(_Job(operation, future, objects))
             except queue.Full:
                 future.set_exception(StorageBusy(f"{self._waiting.maxsize} writes are waiting already"))
         return future
@@ -151,6 +160,9 @@ class Ledger:
 def _apply(connection: Connection, job: _Job) -> _Outcome:
     job.attempts += 1
     try:
+        if not job.objects:
+            with _savepoint(connection):
+                return _Outcome(value=job.operation(connection))
         # A session of its own: what one operation has loaded or broken, no other one sees.
         with Session(connection, join_transaction_mode="create_savepoint", expire_on_commit=False) as session:
             value = job.operation(session)
@@ -167,6 +179,19 @@ def _apply(connection: Connection, job: _Job) -> _Outcome:
             # SQLite ends the whole transaction on some errors; going on would commit each statement by itself.
             raise StorageError(f"an operation ended everybody's transaction: {type(error).__name__}") from error
         return _Outcome(error=failure or error)
+
+
+@contextmanager
+def _savepoint(connection: Connection) -> Iterator[None]:
+    """What `Connection.begin_nested` does, without its book-keeping, which costs as much as a vote."""
+    dialect = connection.dialect
+    dialect.do_savepoint(connection, "operation")
+    try:
+        yield
+    except BaseException:
+        dialect.do_rollback_to_savepoint(connection, "operation")
+        raise
+    dialect.do_release_savepoint(connection, "operation")
 
 
 def _in_transaction(connection: Connection) -> bool:

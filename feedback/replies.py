@@ -6,6 +6,7 @@ Operations for the ledger (or for any write transaction). They append and end; w
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import and_, bindparam, or_, select
@@ -14,9 +15,10 @@ from sqlmodel import SQLModel
 
 from feedback.errors import IllegalTransition, UnknownTarget, UserErased
 from feedback.packing import pack_ids, pack_logprobs
+from feedback.prepared import Prepared
 from feedback.refusals import refuses
 from feedback.schema import Comparison, Conversation, Replica, Reply, ReplyState, User, now
-from feedback.statements import columns, insert_ignore, insert_many, table
+from feedback.statements import Executor, columns, dialect_of, insert_if_new, table
 from feedback.tombstones import erased_among
 
 _ENDS = frozenset({ReplyState.COMPLETE, ReplyState.STOPPED, ReplyState.FAILED, ReplyState.INCOMPLETE})
@@ -29,7 +31,7 @@ TRANSITIONS: dict[str, frozenset[ReplyState]] = {
 SILENT_SECONDS = 600.0
 """A server that has not been heard of for so long is taken for dead."""
 
-_TOUCH = (
+_TOUCH = Prepared(
     table(Conversation)
     .update()
     .where(columns(Conversation).id == bindparam("conversation"))
@@ -37,20 +39,43 @@ _TOUCH = (
 )
 
 
-def ensure_user(session: Session, user_id: str) -> None:
+@lru_cache(maxsize=8)
+def _new(dialect: str, model: type[SQLModel]) -> Prepared:
+    """Inserts a row where there is none yet, and then gives its key."""
+    return Prepared(insert_if_new(dialect, table(model)), _names(model))
+
+
+@lru_cache(maxsize=8)
+def _insert(model: type[SQLModel]) -> Prepared:
+    return Prepared(table(model).insert(), _names(model))
+
+
+@lru_cache(maxsize=64)
+def _end(given: frozenset[str]) -> Prepared:
+    """Ends a streaming reply with these columns; gives its id."""
+    reply = columns(Reply)
+    streaming = (reply.id == bindparam("target"), reply.state == ReplyState.STREAMING.value)
+    return Prepared(table(Reply).update().where(*streaming).returning(reply.id), sorted(given))
+
+
+def _names(model: type[SQLModel]) -> list[str]:
+    return [column.name for column in table(model).columns]
+
+
+def ensure_user(session: Executor, user_id: str) -> None:
     """Makes the user if they are new. Raises UserErased for one who was erased."""
     row = {"id": user_id, "created_at": now(), "consent": None, "erased_at": None}
     # Only a user without a row can be an erased one, so most calls are one statement.
-    if insert_ignore(session, User, row) is not None and erased_among(session, [user_id]):
+    if _new(dialect_of(session), User).first(session, row) is not None and erased_among(session, [user_id]):
         raise UserErased("this user was erased; nothing more is kept under their id, so use another one")
 
 
-def ensure_conversation(session: Session, *, conversation_id: str, user_id: str, title: str = "") -> None:
-    """Makes the conversation if it is new. Someone else's, or a deleted one, is unknown."""
+def ensure_conversation(session: Executor, *, conversation_id: str, user_id: str, title: str = "") -> bool:
+    """Makes the conversation, and tells whether it was new. Someone else's, or a deleted one, is unknown."""
     at = now()
     row = {"id": conversation_id, "user_id": user_id, "title": title, "created_at": at, "updated_at": at}
-    if insert_ignore(session, Conversation, row):
-        return
+    if _new(dialect_of(session), Conversation).first(session, {**row, "deleted_at": None}) is not None:
+        return True
     found = session.execute(
         select(columns(Conversation).user_id, columns(Conversation).deleted_at).where(
             columns(Conversation).id == conversation_id
@@ -58,18 +83,20 @@ def ensure_conversation(session: Session, *, conversation_id: str, user_id: str,
     ).one()
     if found.user_id != user_id or found.deleted_at is not None:
         raise UnknownTarget(f"there is no conversation {conversation_id}")
+    return False
 
 
-def begin_reply(session: Session, reply: Reply) -> str:
+def begin_reply(session: Executor, reply: Reply, title: str = "") -> str:
     """Appends a reply that is about to be generated; its conversation and user are made if they are new."""
     ensure_user(session, reply.user_id)
-    ensure_conversation(session, conversation_id=reply.conversation_id, user_id=reply.user_id)
-    session.execute(_TOUCH, {"conversation": reply.conversation_id, "at": reply.created_at})
+    new = ensure_conversation(session, conversation_id=reply.conversation_id, user_id=reply.user_id, title=title)
+    if not new:
+        _TOUCH.run(session, {"conversation": reply.conversation_id, "at": reply.created_at})
     _append(session, reply)
     return reply.id
 
 
-def begin_comparison(session: Session, comparison: Comparison, left: Reply, right: Reply) -> str:
+def begin_comparison(session: Executor, comparison: Comparison, left: Reply, right: Reply) -> str:
     """Appends a comparison and its two replies, tied together and given their sides."""
     for side, reply in (("left", left), ("right", right)):
         reply.comparison_id = comparison.id
@@ -83,7 +110,7 @@ def begin_comparison(session: Session, comparison: Comparison, left: Reply, righ
 
 
 def finish_reply(
-    session: Session,
+    session: Executor,
     reply_id: str,
     *,
     state: str,
@@ -128,14 +155,7 @@ def finish_reply(
         "safety": safety,
     }
     values |= {name: value for name, value in optional.items() if value is not None}
-    ended = session.execute(
-        table(Reply)
-        .update()
-        .where(columns(Reply).id == reply_id, columns(Reply).state == ReplyState.STREAMING.value)
-        .values(**values)
-        .returning(columns(Reply).id)
-    ).first()
-    if ended is not None:
+    if _end(frozenset(values)).first(session, {"target": reply_id, **values}) is not None:
         return
     found = session.execute(
         select(columns(Reply).state, columns(Reply).text).where(columns(Reply).id == reply_id)
@@ -189,6 +209,6 @@ def storable(text: str) -> str:
     return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
 
 
-def _append(session: Session, row: SQLModel) -> None:
+def _append(session: Executor, row: SQLModel) -> None:
     # Not `session.add`: a stream begins and ends in every request, and the unit of work costs more than the insert.
-    insert_many(session, type(row), [{column.name: getattr(row, column.name) for column in columns(type(row))}])
+    _insert(type(row)).run(session, {name: getattr(row, name) for name in _names(type(row))})

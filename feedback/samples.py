@@ -6,7 +6,9 @@ freely by one policy from end to end, and were not deleted. What a sample is wor
 where the reply was imported as text.
 """
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from sys import intern
 from typing import Any
 
 from sqlalchemy import FromClause, Select, Text, and_, cast, false, func, or_, select, union_all
@@ -65,7 +67,7 @@ def collect(
         session,
         plan.assign,
         consent_default=consent_default,
-        max_weight_per_user=max_weight_per_user,
+        weights=plan.weights(max_weight_per_user),
         max_votes=max_votes,
     ):
         if isinstance(sample, ThumbSample):
@@ -85,22 +87,27 @@ def plan_samples(
     min_held_out: int = 20,
     max_votes: int | None = None,
 ) -> Plan:
-    """Decides the split. Holds the users and the shared prompts in memory, never the votes."""
+    """Decides the split, in one pass over the log. Of each vote only what that depends on is held: about 200 bytes."""
     eligible = _eligible(session, consent_default, max_votes)
-    shared = session.execute(
-        select(eligible.c.prompt_digest)
-        .group_by(eligible.c.prompt_digest)
-        .having(func.count(eligible.c.user_id.distinct()) > 1)
-    ).scalars()
-
-    def keys() -> Iterator[Key]:
-        rows = session.execute(
-            select(eligible.c.id, eligible.c.user_id, eligible.c.prompt_digest), execution_options={"yield_per": _PAGE}
-        )
-        for vote_id, user_id, prompt_digest in rows:
-            yield Key(vote_id, user_id, prompt_digest)
-
-    return plan_split(keys, frozenset(shared), fraction=held_out_fraction, min_held_out=min_held_out)
+    rows = session.execute(
+        select(eligible.c.id, eligible.c.user_id, eligible.c.prompt_digest), execution_options={"yield_per": _PAGE}
+    )
+    ids, users, prompts = array("q"), list[str](), list[str]()
+    voters: dict[str, str] = {}  # a prompt's first one
+    shared: set[str] = set()
+    for vote_id, user_id, prompt_digest in rows:
+        user = intern(user_id)
+        ids.append(vote_id)
+        users.append(user)
+        prompts.append(prompt_digest)
+        if voters.setdefault(prompt_digest, user) is not user:
+            shared.add(prompt_digest)
+    return plan_split(
+        lambda: map(Key, ids, users, prompts),
+        frozenset(shared),
+        fraction=held_out_fraction,
+        min_held_out=min_held_out,
+    )
 
 
 def stream(
@@ -108,22 +115,24 @@ def stream(
     assign: Assign,
     *,
     consent_default: bool,
-    max_weight_per_user: float | None = None,
+    weights: Mapping[str, float] | None = None,
     max_votes: int | None = None,
 ) -> Iterator[ThumbSample | PairSample | CorrectionSample]:
-    """Samples in the order of their votes, first those on replies, then those on comparisons.
+    """Samples in the order of their votes, first those on replies, then those on comparisons. Holds a page of them.
 
-    `assign` gives a vote's side (`plan_samples(...).assign`), or None to leave it out.
+    `assign` gives a vote's side (`plan_samples(...).assign`), or None to leave it out; `weights` what a vote of a user
+    weighs (`plan_samples(...).weights(...)`), 1 where it does not say.
     """
-    weights = _user_weights(session, _eligible(session, consent_default, max_votes), max_weight_per_user)
+    weight_of = (weights or {}).get
     oldest = _oldest_vote(session, max_votes)
+    conditions = (_conditions(consent_default), effective_vote.c.id >= oldest)
     for statement, build in ((_reply_votes(), _from_reply), (_comparison_votes(), _from_comparison)):
-        conditions = _conditions(consent_default)
-        query = statement.where(conditions, effective_vote.c.id >= oldest).order_by(effective_vote.c.id)
+        query = statement.where(*conditions).order_by(effective_vote.c.id)
         for row in session.execute(query, execution_options={"yield_per": _PAGE}):
-            split = assign(Key(row.id, row.user_id, row.prompt_digest))
+            key = Key(*row[:3])
+            split = assign(key)
             if split is not None:
-                yield from build(row, split, weights.get(row.user_id, 1.0))
+                yield from build(row, split, weight_of(key.user_id, 1.0))
 
 
 def record_lineage(session: Session, run_id: str, reward_model_id: str | None, samples: SampleSet) -> int:
@@ -200,9 +209,11 @@ def _reply_votes() -> Select[Any]:
     )
     return (
         select(
-            *(vote.c[name] for name in ("id", "user_id", "thumb", "rating", "reasons", "correction", "harmful")),
-            _REPLY.c.id.label("reply_id"),
-            *(_REPLY.c[name] for name in ("prompt_digest", "messages", "prompt_token_ids", "text", "token_ids")),
+            vote.c.id,
+            vote.c.user_id,
+            _REPLY.c.prompt_digest,
+            *(vote.c[name] for name in ("thumb", "rating", "reasons", "correction", "harmful")),
+            *(_REPLY.c[name] for name in ("id", "messages", "prompt_token_ids", "text", "token_ids")),
             *(_REPLY.c[name] for name in ("policy_version", "arm", "propensity", "source")),
         )
         .select_from(joined)
@@ -223,13 +234,16 @@ def _comparison_votes() -> Select[Any]:
     sides = [
         side.c[name].label(f"{label}_{name}")
         for side, label in ((_LEFT, "left"), (_RIGHT, "right"))
-        for name in ("id", "text", "token_ids", "prompt_token_ids", "policy_version")
+        for name in ("id", "text", "token_ids", "policy_version", "prompt_token_ids")
     ]
     return (
         select(
-            *(vote.c[name] for name in ("id", "user_id", "reasons", "choice")),
+            vote.c.id,
+            vote.c.user_id,
+            _LEFT.c.prompt_digest,
+            *(vote.c[name] for name in ("reasons", "choice")),
             *(_COMPARISON.c[name] for name in ("propensity", "source")),
-            *(_LEFT.c[name] for name in ("prompt_digest", "messages")),
+            _LEFT.c.messages,
             *sides,
         )
         .select_from(joined)
@@ -262,60 +276,59 @@ def _oldest_vote(session: Session, max_votes: int | None) -> int:
     return 0 if found is None else int(found)
 
 
-def _user_weights(session: Session, eligible: FromClause, cap: float | None) -> dict[str, float]:
-    """Only the users above the cap: the rest weigh 1 a vote."""
-    if cap is None:
-        return {}
-    votes = func.count()
-    rows = session.execute(select(eligible.c.user_id, votes).group_by(eligible.c.user_id).having(votes > cap))
-    return {user_id: cap / number for user_id, number in rows}
-
-
-def _ids(*packed: bytes | None) -> list[int] | None:
-    return next((unpack_ids(data) for data in packed if data is not None), None)
-
-
-def _common(row: Any, split: Split, weight: float, prompt_token_ids: list[int] | None) -> dict[str, Any]:
-    return {
-        "vote_id": row.id,
-        "user_id": row.user_id,
-        "prompt_digest": row.prompt_digest,
-        "split": split,
-        "weight": weight,
-        "messages": row.messages,
-        "prompt_token_ids": prompt_token_ids,
-        "reasons": row.reasons,
-        "source": row.source,
-        "propensity": row.propensity,
-    }
+# A row is taken apart by position: by name it costs more than all the rest of a sample.
 
 
 def _from_reply(row: Any, split: Split, weight: float) -> Sequence[ThumbSample | CorrectionSample]:
-    common = _common(row, split, weight, _ids(row.prompt_token_ids))
-    common |= {
-        "reply_id": row.reply_id,
-        "text": row.text,
-        "token_ids": _ids(row.token_ids),
-        "policy_version": row.policy_version,
+    vote_id, user_id, prompt_digest, thumb, rating, reasons, correction, harmful, *rest = row
+    reply_id, messages, prompt_ids, text, token_ids, policy_version, arm, propensity, source = rest
+    common: dict[str, Any] = {
+        "vote_id": vote_id,
+        "user_id": user_id,
+        "prompt_digest": prompt_digest,
+        "split": split,
+        "weight": weight,
+        "messages": messages,
+        "prompt_token_ids": _ids(prompt_ids),
+        "reasons": reasons,
+        "source": source,
+        "propensity": propensity,
+        "reply_id": reply_id,
+        "text": text,
+        "token_ids": _ids(token_ids),
+        "policy_version": policy_version,
     }
     found: list[ThumbSample | CorrectionSample] = []
-    if row.thumb is not None or row.rating is not None or row.harmful:
-        thumb = None if row.thumb is None else Thumb(row.thumb)
-        found.append(ThumbSample(**common, arm=row.arm, thumb=thumb, rating=row.rating, harmful=row.harmful))
-    if row.correction is not None:
-        found.append(CorrectionSample(**common, correction=row.correction))
+    if thumb is not None or rating is not None or harmful:
+        said = None if thumb is None else Thumb(thumb)
+        found.append(ThumbSample(**common, arm=arm, thumb=said, rating=rating, harmful=harmful))
+    if correction is not None:
+        found.append(CorrectionSample(**common, correction=correction))
     return found
 
 
 def _from_comparison(row: Any, split: Split, weight: float) -> Sequence[PairSample]:
-    left, right = (
-        Side(
-            reply_id=getattr(row, f"{side}_id"),
-            text=getattr(row, f"{side}_text"),
-            token_ids=_ids(getattr(row, f"{side}_token_ids")),
-            policy_version=getattr(row, f"{side}_policy_version"),
+    vote_id, user_id, prompt_digest, reasons, choice, propensity, source, messages, *sides = row
+    left_id, left_text, left_ids, left_version, left_prompt, *right = sides
+    right_id, right_text, right_ids, right_version, right_prompt = right
+    return [
+        PairSample(
+            vote_id=vote_id,
+            user_id=user_id,
+            prompt_digest=prompt_digest,
+            split=split,
+            weight=weight,
+            messages=messages,
+            prompt_token_ids=_ids(left_prompt if left_prompt is not None else right_prompt),
+            reasons=reasons,
+            source=source,
+            propensity=propensity,
+            left=Side(reply_id=left_id, text=left_text, token_ids=_ids(left_ids), policy_version=left_version),
+            right=Side(reply_id=right_id, text=right_text, token_ids=_ids(right_ids), policy_version=right_version),
+            choice=choice,
         )
-        for side in ("left", "right")
-    )
-    common = _common(row, split, weight, _ids(row.left_prompt_token_ids, row.right_prompt_token_ids))
-    return [PairSample(**common, left=left, right=right, choice=row.choice)]
+    ]
+
+
+def _ids(packed: bytes | None) -> list[int] | None:
+    return None if packed is None else unpack_ids(packed)

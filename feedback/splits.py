@@ -16,10 +16,12 @@ alone, then by vote alone. The report always says which, and why: an accuracy me
 
 import hashlib
 import heapq
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 
 class Split(StrEnum):
@@ -34,8 +36,7 @@ class SplitMode(StrEnum):
     NONE = "none"  # fewer than two votes: everything trains
 
 
-@dataclass(frozen=True)
-class Key:
+class Key(NamedTuple):
     """All that the split of one vote depends on."""
 
     vote_id: int
@@ -67,10 +68,15 @@ Assign = Callable[[Key], Split | None]
 
 @dataclass(frozen=True)
 class Plan:
-    """`assign` gives a vote's side, or None for a vote that is dropped."""
+    """`assign` gives a vote's side, or None for a vote that is dropped; `votes_of` how many each user has."""
 
     assign: Assign
     report: SplitReport
+    votes_of: Mapping[str, int]
+
+    def weights(self, cap: float | None) -> dict[str, float]:
+        """What a vote weighs of those users whose votes would weigh more than `cap` together; all others' weigh 1."""
+        return {} if cap is None else {user: cap / votes for user, votes in self.votes_of.items() if votes > cap}
 
 
 def plan_split(
@@ -79,7 +85,7 @@ def plan_split(
     """Chooses the strongest split that leaves enough on both sides.
 
     Args:
-        keys: gives all votes anew each time it is called, so that they can be streamed; at most four times.
+        keys: gives all votes anew each time it is called; at most four times.
         shared_prompts: digests of the prompts on which two or more users voted.
         fraction: of users, and of shared prompts, that are held out.
         min_held_out: a split that holds out fewer votes is too weak to measure with, if the log allows more: the
@@ -87,11 +93,8 @@ def plan_split(
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction: must be between 0 and 1, not {fraction}")
-    users: set[str] = set()
-    votes = 0
-    for key in keys():
-        users.add(key.user_id)
-        votes += 1
+    users = Counter(key.user_id for key in keys())
+    votes = users.total()
 
     def report(mode: SplitMode, reason: str, tally: dict[Split | None, int], held_out_users: int) -> SplitReport:
         return SplitReport(
@@ -109,7 +112,7 @@ def plan_split(
 
     if votes < 2:
         tally = {Split.TRAIN: votes, Split.HELD_OUT: 0, None: 0}
-        return Plan(lambda _key: Split.TRAIN, report(SplitMode.NONE, "there are fewer than two votes", tally, 0))
+        return Plan(lambda _key: Split.TRAIN, report(SplitMode.NONE, "there are fewer than two votes", tally, 0), users)
 
     needed = max(1, min(min_held_out, int(fraction * votes / 2)))
     reason = "users and prompts are both new to the model"
@@ -120,7 +123,7 @@ def plan_split(
     for mode, assign in strong:
         tally, held_out_users = _count(keys(), assign)
         if tally[Split.HELD_OUT] >= needed and tally[Split.TRAIN] * 2 >= votes:
-            return Plan(assign, report(mode, reason, tally, held_out_users))
+            return Plan(assign, report(mode, reason, tally, held_out_users), users)
         reason = (
             f"by {mode.replace('_', ' ')} would hold out {tally[Split.HELD_OUT]} of {votes} votes "
             f"and train on {tally[Split.TRAIN]}; at least {needed} and {(votes + 1) // 2} are needed"
@@ -133,12 +136,14 @@ def plan_split(
     )
     by_vote: Assign = lambda key: Split.HELD_OUT if key.vote_id in chosen else Split.TRAIN  # noqa: E731
     tally, held_out_users = _count(keys(), by_vote)
-    return Plan(by_vote, report(SplitMode.VOTE, reason, tally, held_out_users))
+    return Plan(by_vote, report(SplitMode.VOTE, reason, tally, held_out_users), users)
 
 
 def _by_user_and_prompt(shared_prompts: frozenset[str], fraction: float) -> Assign:
+    of_users = cache(lambda user_id: _side("user", user_id, fraction))  # few, and each of them votes often
+
     def assign(key: Key) -> Split | None:
-        of_user = _side("user", key.user_id, fraction)
+        of_user = of_users(key.user_id)
         if key.prompt_digest not in shared_prompts:
             return of_user
         return of_user if of_user is _side("prompt", key.prompt_digest, fraction) else None

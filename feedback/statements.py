@@ -4,12 +4,19 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Executable, Float, Table
+from sqlalchemy import Connection, Executable, Float, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import GenericFunction
 from sqlmodel import SQLModel
+
+Executor = Session | Connection
+"""What runs statements. A connection costs less, and is enough where no objects are loaded."""
+
+
+def dialect_of(executor: Executor) -> str:
+    return (executor if isinstance(executor, Connection) else executor.get_bind()).dialect.name
 
 
 class seconds_between(GenericFunction[float]):
@@ -43,19 +50,19 @@ def columns(model: type[SQLModel]) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _insert_ignore(dialect: str, target: Table) -> Executable:
+def insert_if_new(dialect: str, target: Table) -> Executable:
+    """An insert that gives the new primary key, or nothing where a unique constraint says that the row is there."""
     insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
     return insert(target).on_conflict_do_nothing().returning(*target.primary_key.columns)
 
 
-def insert_ignore(session: Session, model: type[SQLModel], row: dict[str, Any]) -> Any:
+def insert_ignore(executor: Executor, model: type[SQLModel], row: dict[str, Any]) -> Any:
     """Inserts the row and returns its primary key; None when a unique constraint says that it is there already.
 
     Unlike catching IntegrityError, a conflict does not end PostgreSQL's transaction. `row` must name every column
     whose Python-side default it does not want.
     """
-    statement = _insert_ignore(session.get_bind().dialect.name, table(model))
-    return session.execute(statement, row).scalar()
+    return executor.execute(insert_if_new(dialect_of(executor), table(model)), row).scalar()
 
 
 def insert_ignore_many(session: Session, model: type[SQLModel], rows: Sequence[dict[str, Any]]) -> None:

@@ -6,6 +6,7 @@ docs/decisions/0002-one-writer-per-database.md. This module holds no queries.
 """
 
 import fcntl
+import json
 import os
 import threading
 import time
@@ -15,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import orjson
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
@@ -171,12 +173,24 @@ def database_url(url: str) -> URL:
     return parsed
 
 
+def _from_json(text: str | bytes) -> Any:
+    try:
+        return orjson.loads(text)
+    except ValueError:  # Python writes a loss that is not a number as NaN, which JSON does not have
+        return json.loads(text)
+
+
 # Both engines hide parameters: an error's text ends up in logs, and parameters are people's words.
 
 
 def _sqlite_engine(url: URL) -> Engine:
     engine = create_engine(
-        url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, pool_size=8, max_overflow=24, hide_parameters=True
+        url,
+        connect_args={"timeout": BUSY_TIMEOUT_SECONDS},
+        pool_size=8,
+        max_overflow=24,
+        hide_parameters=True,
+        json_deserializer=_from_json,
     )
 
     @event.listens_for(engine, "connect")
@@ -235,6 +249,7 @@ def _postgres_engine(url: URL) -> Engine:
         max_overflow=24,
         connect_args={"connect_timeout": 10},
         hide_parameters=True,
+        json_deserializer=_from_json,
     )
 
 

@@ -8,10 +8,9 @@ import hashlib
 from collections.abc import Iterable
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from feedback.schema import User
-from feedback.statements import columns
+from feedback.statements import Executor, columns
 
 _PAGE = 500  # ids in one statement
 
@@ -21,7 +20,7 @@ def tombstone_id(user_id: str) -> str:
     return f"erased-{hashlib.sha256(user_id.encode()).hexdigest()}"
 
 
-def erased_among(session: Session, user_ids: Iterable[str]) -> set[str]:
+def erased_among(session: Executor, user_ids: Iterable[str]) -> set[str]:
     """Those of the ids whose user was erased."""
     by_tombstone = {tombstone_id(user_id): user_id for user_id in user_ids}
     names, user = list(by_tombstone), columns(User).id

@@ -7,22 +7,23 @@ Whatever else arrives is refused. Which revision counts is not decided here: see
 import hashlib
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import FromClause, Select, and_, bindparam, false, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import FromClause, and_, bindparam, false, func, select
 
 from feedback.ballots import Ballot, check_key, member
 from feedback.errors import IdempotencyConflict, StorageBusy, UnknownTarget, Unvotable
+from feedback.prepared import Prepared
 from feedback.schema import SHADOW, Comparison, Conversation, Reply, ReplyState, TargetKind, Vote, now
-from feedback.statements import columns, insert_ignore, table
+from feedback.statements import Executor, columns, dialect_of, insert_if_new, table
 
 _ATTEMPTS = 100  # of a vote that keeps meeting another revision of itself
 
 
-__all__ = ["Ballot", "VoteOutcome", "VoteResult", "cast_vote", "withdraw_vote"]
+__all__ = ["Ballot", "JudgedReply", "VoteOutcome", "VoteResult", "cast_vote", "withdraw_vote"]
 
 
 class VoteOutcome(StrEnum):
@@ -33,14 +34,24 @@ class VoteOutcome(StrEnum):
 
 
 @dataclass(frozen=True)
+class JudgedReply:
+    """What metrics tell of a reply that was voted on."""
+
+    arm: str
+    policy_version: str
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True)
 class VoteResult:
     vote_id: int
     revision: int
     outcome: VoteOutcome
+    replies: tuple[JudgedReply, ...] = ()  # that were voted on, where they had to be looked at
 
 
 def cast_vote(
-    session: Session,
+    session: Executor,
     *,
     user_id: str,
     target_kind: str,
@@ -62,7 +73,7 @@ def cast_vote(
     kind = member(TargetKind, "target_kind", target_kind)
     ballot.check_for(TargetKind(kind))
     check_key(idempotency_key)
-    digest = _digest(kind, target_id, ballot)
+    digest = body_digest(kind, target_id, ballot)
     for _ in range(_ATTEMPTS):
         try:
             found = _votable(session, kind, user_id, target_id)
@@ -73,20 +84,21 @@ def cast_vote(
         fresh = found.revision is None or found.withdrawn
         if not fresh and found.body_digest == digest:
             prior = _answered(session, user_id, idempotency_key, digest)
-            return prior or VoteResult(found.vote_id, found.revision, VoteOutcome.DUPLICATE)
+            return prior or VoteResult(found.vote_id, found.revision, VoteOutcome.DUPLICATE, _judged(kind, found))
         revision = (found.revision or 0) + 1
         row = _row(kind, target_id, user_id, revision) | ballot.values()
         row |= {"idempotency_key": idempotency_key, "body_digest": digest}
-        vote_id = insert_ignore(session, Vote, row)
+        vote_id = _append(session, row)
         if vote_id is not None:
-            return VoteResult(vote_id, revision, VoteOutcome.ACCEPTED if fresh else VoteOutcome.CHANGED)
+            outcome = VoteOutcome.ACCEPTED if fresh else VoteOutcome.CHANGED
+            return VoteResult(vote_id, revision, outcome, _judged(kind, found))
         # The key was used before, or another connection wrote this revision in between: then come after it.
         if (prior := _answered(session, user_id, idempotency_key, digest)) is not None:
             return prior
     raise StorageBusy("many votes on one target at once: try again")
 
 
-def withdraw_vote(session: Session, *, user_id: str, target_kind: str, target_id: str) -> VoteResult:
+def withdraw_vote(session: Executor, *, user_id: str, target_kind: str, target_id: str) -> VoteResult:
     """Takes a vote back, by a revision that says so. Always possible, even when the target is no longer votable.
 
     Raises:
@@ -100,10 +112,21 @@ def withdraw_vote(session: Session, *, user_id: str, target_kind: str, target_id
         if latest.withdrawn:
             return VoteResult(latest.id, latest.revision, VoteOutcome.DUPLICATE)
         row = _row(str(kind), target_id, user_id, latest.revision + 1) | {"withdrawn": True}
-        vote_id = insert_ignore(session, Vote, row)
+        vote_id = _append(session, row)
         if vote_id is not None:
             return VoteResult(vote_id, latest.revision + 1, VoteOutcome.WITHDRAWN)
     raise StorageBusy("many votes on one target at once: try again")
+
+
+@lru_cache(maxsize=2)
+def _insert(dialect: str) -> Prepared:
+    return Prepared(insert_if_new(dialect, _VOTE), [column.name for column in _VOTE.c if column.name != "id"])
+
+
+def _append(session: Executor, row: dict[str, Any]) -> int | None:
+    """The id of the new vote; None when a unique constraint says that there is one already."""
+    inserted = _insert(dialect_of(session)).first(session, row)
+    return None if inserted is None else int(inserted.id)
 
 
 def _row(kind: str, target_id: str, user_id: str, revision: int) -> dict[str, Any]:
@@ -143,7 +166,7 @@ _BY_KEY = select(_VOTE.c.id, _VOTE.c.revision, _VOTE.c.body_digest).where(
 )
 
 
-def _answered(session: Session, user_id: str, key: str | None, digest: str) -> VoteResult | None:
+def _answered(session: Executor, user_id: str, key: str | None, digest: str) -> VoteResult | None:
     """The result that this key had the first time. Asked only where an insert could not tell: it is one more query."""
     if key is None:
         return None
@@ -156,7 +179,7 @@ def _answered(session: Session, user_id: str, key: str | None, digest: str) -> V
 
 
 @lru_cache(maxsize=2)
-def _target_statement(kind: str) -> Select[Any]:
+def _target_statement(kind: str) -> Prepared:
     """The target, the states of its replies and the voter's latest revision, in one round trip."""
     conversation = columns(Conversation)
     if kind == TargetKind.REPLY:
@@ -172,11 +195,17 @@ def _target_statement(kind: str) -> Select[Any]:
         joined = joined.join(replies[1], replies[1].c.id == target.c.right_reply_id)
     joined = joined.outerjoin(_VOTE, and_(_VOTE.c.target_id == target.c.id, _VOTE.c.user_id == bindparam("voter")))
     states = [
-        column
+        column.label(f"{name}_{index}")
         for index, reply in enumerate(replies)
-        for column in (reply.c.state.label(f"state_{index}"), func.length(reply.c.text).label(f"chars_{index}"))
+        for name, column in (
+            ("state", reply.c.state),
+            ("chars", func.length(reply.c.text)),
+            ("arm", reply.c.arm),
+            ("version", reply.c.policy_version),
+            ("finished_at", reply.c.finished_at),
+        )
     ]
-    return (
+    return Prepared(
         select(
             target.c.user_id,
             conversation.deleted_at,
@@ -193,8 +222,8 @@ def _target_statement(kind: str) -> Select[Any]:
     )
 
 
-def _votable(session: Session, kind: str, user_id: str, target_id: str) -> Any:
-    found = session.execute(_target_statement(kind), {"target": target_id, "voter": user_id}).first()
+def _votable(session: Executor, kind: str, user_id: str, target_id: str) -> Any:
+    found = _target_statement(kind).first(session, {"target": target_id, "voter": user_id})
     if found is None or found.user_id != user_id or found.deleted_at is not None:
         raise UnknownTarget(f"there is no {kind} {target_id}")
     states = [(found.state_0, found.chars_0)]
@@ -208,6 +237,13 @@ def _votable(session: Session, kind: str, user_id: str, target_id: str) -> Any:
     return found
 
 
-def _digest(kind: str, target_id: str, ballot: Ballot) -> str:
+def _judged(kind: str, found: Any) -> tuple[JudgedReply, ...]:
+    first = JudgedReply(found.arm_0, found.version_0, found.finished_at_0)
+    if kind == TargetKind.REPLY:
+        return (first,)
+    return first, JudgedReply(found.arm_1, found.version_1, found.finished_at_1)
+
+
+def body_digest(kind: str, target_id: str, ballot: Ballot) -> str:
     body = json.dumps([kind, target_id, ballot.values()], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(body.encode()).hexdigest()

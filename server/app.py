@@ -59,7 +59,7 @@ _SECURITY = {
 }
 
 
-MODULES = (chat, comparisons, replies, votes, conversations, me, policies, rollouts, prompts, training, status)
+MODULES = (chat, votes, comparisons, replies, conversations, me, policies, rollouts, prompts, training, status)
 
 
 def make_app(services: Services) -> FastAPI:

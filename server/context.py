@@ -24,6 +24,8 @@ from server.settings import Settings
 from server.system_prompts import Chosen, InUse, has_prompt, with_prompt
 from server.turn import Question
 
+_SHORT_CHARS = 1_000  # of all messages: rendered in less time than it takes to hand them to a thread
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -79,7 +81,10 @@ async def question_of(services: Services, asked: Asked, prompt: Chosen | None) -
             param="tools" if tools else "messages",
             code="unsupported",
         )
-    prompt_token_ids = await asyncio.to_thread(services.prompts.render, messages, tools)
+    if not tools and sum(len(message["content"] or "") for message in messages) <= _SHORT_CHARS:
+        prompt_token_ids = services.prompts.render(messages, tools)
+    else:
+        prompt_token_ids = await asyncio.to_thread(services.prompts.render, messages, tools)
     sampling = sampling_of(services.settings, request, len(prompt_token_ids), services.engine.max_model_len)
     try:
         await services.engine.check(sampling)

@@ -145,6 +145,14 @@ class Identities:
             return self._by_cookie(connection, method)
         raise ApiError(401, "an API key is needed: Authorization: Bearer sk-kudos-...", code="missing_api_key")
 
+    def knows(self, connection: HTTPConnection) -> bool:
+        """Whether `identify` would answer at once, without the database."""
+        header = connection.headers.get("authorization")
+        if header is None:
+            return True
+        cached = self._cache.get(digest_of(header.partition(" ")[2].strip()))
+        return cached is not None and time.monotonic() - cached[0] <= _CACHE_SECONDS - 0.1
+
     def _by_key(self, header: str, user: str | None) -> Identity:
         scheme, _, secret = header.partition(" ")
         key = self._find(secret.strip()) if scheme.lower() == "bearer" else None

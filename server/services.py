@@ -6,9 +6,11 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from sqlalchemy import Connection
 from sqlmodel import Session
 from starlette.requests import Request
 
@@ -60,8 +62,15 @@ class Services:
 
     async def write(self, operation: Callable[[Session], T]) -> T:
         """Returns when the operation's rows are durable. Raises StorageBusy when that takes too long."""
+        return await self._durable(self.ledger.submit(operation))
+
+    async def write_statements(self, operation: Callable[[Connection], T]) -> T:
+        """The same for an operation that loads no objects."""
+        return await self._durable(self.ledger.submit_statements(operation))
+
+    async def _durable(self, written: Future[T]) -> T:
         started = time.perf_counter()
-        future = asyncio.wrap_future(self.ledger.submit(operation))
+        future = asyncio.wrap_future(written)
         try:
             async with asyncio.timeout(self.settings.write_timeout_seconds):
                 return await future
@@ -81,7 +90,10 @@ class Services:
         """Who asks, if they may; the cookie of a new browser is set by the app on the way out."""
         found: Identity | None = getattr(request.state, "identity", None)
         if found is None:
-            found = await asyncio.to_thread(self.identities.identify, request, request.method)
+            if self.identities.knows(request):
+                found = self.identities.identify(request, request.method)
+            else:
+                found = await asyncio.to_thread(self.identities.identify, request, request.method)
             request.state.identity = found
         if scope not in found.scopes:
             raise ApiError(403, f"this needs the scope {scope}", code="missing_scope")

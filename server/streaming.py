@@ -6,11 +6,12 @@ Plain ASGI: Starlette's StreamingResponse costs a task group and two context swi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
+from typing import Any
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from server.errors import ServerError
 
@@ -34,14 +35,40 @@ class Outlet:
         self.started = False
 
     async def write(self, body: bytes, *, more: bool = True) -> None:
+        if not self.started:
+            self.started = True
+            await self._sent({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        await self._sent({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def _sent(self, message: Message) -> None:
+        sending = self._send(message).__await__()
+        try:
+            waits_for = next(sending)
+        except StopIteration:
+            return  # nearly always: the reader keeps up, and a timer for every token would cost more than the token
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                if not self.started:
-                    self.started = True
-                    await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-                await self._send({"type": "http.response.body", "body": body, "more_body": more})
+                await _Rest(sending, waits_for)
         except TimeoutError:
             raise SlowReader from None
+
+
+class _Rest:
+    """Awaits what was begun by hand and is waiting for something."""
+
+    def __init__(self, begun: Generator[Any, Any, None], waits_for: Any) -> None:
+        self._begun, self._waits_for = begun, waits_for
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        try:
+            yield self._waits_for
+        except BaseException as error:
+            try:
+                waits_for = self._begun.throw(error)
+            except StopIteration:
+                return
+            yield waits_for
+        yield from self._begun
 
 
 class Watched(Response):

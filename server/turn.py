@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlmodel import Session
+from sqlalchemy import Connection
 
 from feedback.errors import FeedbackError, StorageError, UnknownTarget
 from feedback.ids import new_id, prompt_digest
-from feedback.ledger import begin_reply, ensure_conversation, ensure_user, finish_reply
+from feedback.ledger import begin_reply, finish_reply
 from feedback.packing import pack_ids
 from feedback.refusals import refuses
 from feedback.replies import storable
@@ -285,9 +285,9 @@ class Turn:
         token_ids, logprobs = list(self.token_ids), list(self.logprobs)
         verdict = self._screen.verdict if self._screen else None
 
-        def finish(session: Session) -> None:
+        def finish(connection: Connection) -> None:
             finish_reply(
-                session,
+                connection,
                 self.reply_id,
                 state=state,
                 text=text,
@@ -301,7 +301,7 @@ class Turn:
                 safety=verdict.as_dict() if verdict else None,
             )
 
-        await self._services.write(finish)
+        await self._services.write_statements(finish)
 
     def _measure(self, state: ReplyState) -> None:
         track, tokens = self.track, len(self.token_ids)
@@ -320,13 +320,11 @@ def begin(services: Services, turns: Sequence[Turn]) -> None:
     """Hand their replies to the ledger, all or none; `chunks` waits for that before anything is shown."""
     rows, title = [turn.row() for turn in turns], title_of(turns[0].question.messages)
 
-    def append(session: Session) -> None:
+    def append(connection: Connection) -> None:
         for row in rows:
-            ensure_user(session, row.user_id)
-            ensure_conversation(session, conversation_id=row.conversation_id, user_id=row.user_id, title=title)
-            begin_reply(session, Reply(**row.model_dump()))  # a fresh object: the ledger may run this twice
+            begin_reply(connection, row, title)
 
-    durable = services.background(services.write(append))
+    durable = services.background(services.write_statements(append))
     for turn in turns:
         turn.begun_by(durable)
 

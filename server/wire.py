@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import orjson
 from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from server.errors import ApiError, error_body
 
@@ -41,10 +41,13 @@ async def read_json(request: Request, limit_bytes: int) -> Any:
     except ValueError:
         raise ApiError(400, "content-length is not a number", code="invalid_value") from None
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > limit_bytes:
-            raise too_large
+    try:
+        async for piece in request.stream():
+            body += piece
+            if len(body) > limit_bytes:
+                raise too_large
+    except ClientDisconnect:
+        raise ApiError(499, "the client went away before its request was whole", code="disconnected") from None
     if b"\\u0000" in body and _NUL.search(body):
         raise ApiError(422, "the body has a NUL character, which no text holds: leave it out", code="invalid_json")
     try:

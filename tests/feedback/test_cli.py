@@ -12,7 +12,7 @@ from sqlalchemy import text as sql
 
 from feedback.settings import Settings
 from feedback.store import Store
-from tests.feedback.test_exchange import hh_file, hh_line
+from tests.feedback.test_hh import hh_file, hh_line
 
 ROOT = Path(__file__).parents[2]
 _MAIN = "import typer, feedback.cli; app = typer.Typer(); feedback.cli.register(app); app()"
@@ -49,7 +49,7 @@ def test_from_an_empty_database_to_an_export(environment: dict[str, str], tmp_pa
 
     path = hh_file(tmp_path / "pairs.jsonl.gz", 25)
     done = kudos(environment, "feedback", "import", "--format", "hh", str(path))
-    assert "25 imported, 0 there already, 0 skipped" in done.stdout
+    assert "25 imported, 0 changed, 0 there already, 0 skipped" in done.stdout
     again = json.loads(kudos(environment, "feedback", "import", str(path), "--json").stdout)
     assert (again["imported"], again["already_there"]) == (0, 25)
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from sqlmodel import SQLModel
 
 from feedback.errors import StorageError
-from feedback.exchange import import_hh
+from feedback.imports import import_whole
 from feedback.ledger import Ledger, finish_reply
 from feedback.samples import collect, record_lineage
 from feedback.schema import Comparison
@@ -20,7 +20,7 @@ from feedback.statements import table
 from feedback.store import Store
 from feedback.votes import Ballot, cast_vote, withdraw_vote
 from tests.feedback.conftest import add_comparison, add_reply
-from tests.feedback.test_exchange import hh_line
+from tests.feedback.test_hh import hh_line
 
 WAIT_SECONDS = 30
 Operation = Callable[[Session], Any]
@@ -84,7 +84,7 @@ def operations(store: Store, tmp_path) -> dict[str, Operation]:  # type: ignore[
         "new reply": lambda session: add_reply(session, "bob"),
         "new comparison": lambda session: add_comparison(session, "bob"),
         "end of a reply": lambda session: finish_reply(session, streaming, state="complete", text="done"),
-        "import": lambda session: import_hh(session, path),
+        "import": lambda session: import_whole(session, path),
         "lineage": lambda session: record_lineage(session, "run-1", None, collect(session, consent_default=True)),
     }
 

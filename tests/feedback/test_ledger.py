@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from contextlib import closing
 from datetime import timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -29,7 +30,7 @@ from feedback.packing import unpack_ids, unpack_logprobs
 from feedback.schema import Comparison, Replica, Reply, now
 from feedback.settings import Settings
 from feedback.store import Store, WriterLock, open_store
-from feedback.verdicts import counts
+from feedback.verdicts import counts, effective_votes
 from feedback.votes import Ballot, cast_vote
 from tests.feedback.conftest import add_comparison, add_reply, new_reply
 from tests.fixtures_postgres import PostgresServer, make_postgres_server
@@ -170,7 +171,8 @@ def sqlite_store(tmp_path) -> Iterator[Store]:  # type: ignore[no-untyped-def]
     store.close()
 
 
-def test_a_full_disk_fails_the_batch_and_then_it_recovers(sqlite_store: Store) -> None:
+@pytest.mark.parametrize("way", ["submit", "submit_statements"])
+def test_a_full_disk_fails_the_batch_and_then_it_recovers(sqlite_store: Store, way: str) -> None:
     """SQLite's own limit on pages gives SQLITE_FULL exactly as a full disk does."""
 
     def limit(session: Session, pages: int) -> None:
@@ -183,7 +185,7 @@ def test_a_full_disk_fails_the_batch_and_then_it_recovers(sqlite_store: Store) -
         pages = ledger.submit(lambda session: session.execute(sql("PRAGMA page_count")).scalar_one()).result(30)
         ledger.submit(lambda session: limit(session, pages + 2)).result(30)
         gate = Gate(ledger)
-        small, big = ledger.submit(add_user("with it")), ledger.submit(fill)
+        small, big = ledger.submit(add_user("with it")), getattr(ledger, way)(fill)
         gate.opened.set()
         error = big.exception(30)
         assert isinstance(error, StorageFull)
@@ -416,3 +418,32 @@ def test_closing_waits_for_what_is_queued(settings: Settings, store: Store) -> N
     assert time.monotonic() - started < WAIT_SECONDS
     assert all(future.done() for future in futures)
     assert len(committed_users(settings)) == 500
+
+
+def test_operations_on_the_connection_fail_alone_and_last(store: Store, ledger: Ledger) -> None:
+    with store.write() as session:
+        reply_id = add_reply(session)
+
+    def cast(target: str) -> Any:
+        return ledger.submit_statements(
+            lambda connection: cast_vote(
+                connection, user_id="ada", target_kind="reply", target_id=target, ballot=Ballot(thumb="up")
+            )
+        )
+
+    def broken(connection: Any) -> None:
+        cast_vote(connection, user_id="ada", target_kind="reply", target_id=reply_id, ballot=Ballot(thumb="down"))
+        raise RuntimeError("after it wrote")
+
+    first, bad, unknown, again = cast(reply_id), ledger.submit_statements(broken), cast("none"), cast(reply_id)
+    assert first.result().outcome == "accepted"
+    assert [(each.arm, each.policy_version) for each in first.result().replies] == [("stable", "v1-aaaaaaaa")]
+    assert first.result().replies[0].finished_at.tzinfo is not None
+    with pytest.raises(RuntimeError, match="after it wrote"):
+        bad.result()
+    with pytest.raises(UnknownTarget):
+        unknown.result()
+    assert again.result().outcome == "duplicate"
+    with store.read() as session:
+        [vote] = effective_votes(session)
+    assert (vote.thumb, vote.revision, vote.reasons, vote.harmful) == ("up", 1, [], False)

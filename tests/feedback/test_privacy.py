@@ -16,7 +16,7 @@ from sqlalchemy import text as sql
 from sqlmodel import SQLModel
 
 from feedback.errors import StorageBusy, UnknownTarget, UserErased
-from feedback.exchange import EXPORTS
+from feedback.exports import EXPORTS
 from feedback.exposures import exposures
 from feedback.ids import new_id
 from feedback.ledger import begin_reply, ensure_conversation, ensure_user, finish_reply

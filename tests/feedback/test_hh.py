@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from feedback.errors import BadImport
-from feedback.exchange import export_preference, export_unpaired, import_hh, import_hh_file, parse_turns, read_hh
+from feedback.exports import export_preference, export_unpaired
+from feedback.hh import parse_turns
+from feedback.imports import import_file, import_whole
 from feedback.privacy import erase
+from feedback.records import read_records
 from feedback.samples import collect
 from feedback.schema import Reply, User
 from feedback.statements import table
@@ -40,7 +43,7 @@ def hh_file(path: Path, pairs: int) -> Path:
 def test_a_file_becomes_samples_that_name_the_better_reply(store: Store, tmp_path: Path, name: str) -> None:
     path = hh_file(tmp_path / name, 450)  # more than two transactions
     seen: list[tuple[int, int]] = []
-    summary = import_hh_file(store, path, lambda done, total: seen.append((done, total)))
+    summary = import_file(store, path, "hh", lambda done, total: seen.append((done, total)))
     assert (summary.lines, summary.imported, summary.already_there, summary.skipped) == (450, 450, 0, 0)
     assert seen[-1] == (path.stat().st_size, path.stat().st_size)
     with store.read() as session:
@@ -62,14 +65,14 @@ def test_a_file_becomes_samples_that_name_the_better_reply(store: Store, tmp_pat
 
 def test_the_same_file_twice_adds_nothing(store: Store, tmp_path: Path) -> None:
     path = hh_file(tmp_path / "pairs.jsonl", 30)
-    import_hh_file(store, path)
+    import_file(store, path)
     with store.read() as session:
         before = [tuple(row) for row in session.execute(table(Reply).select())]
     with store.write() as session:
-        summary = import_hh(session, path)
+        summary = import_whole(session, path)
     assert (summary.imported, summary.already_there) == (0, 30)
     more = hh_file(tmp_path / "more.jsonl", 35)
-    assert import_hh_file(store, more).imported == 5
+    assert import_file(store, more).imported == 5
     with store.read() as session:
         after = [tuple(row) for row in session.execute(table(Reply).select())]
         assert counts(session).votes == 35
@@ -79,11 +82,11 @@ def test_the_same_file_twice_adds_nothing(store: Store, tmp_path: Path) -> None:
 
 def test_what_was_erased_is_not_imported_again(store: Store, tmp_path: Path) -> None:
     path = hh_file(tmp_path / "pairs.jsonl", 3)
-    import_hh_file(store, path)
+    import_file(store, path)
     with store.read() as session:
         user = session.execute(select(table(Reply).c.user_id).where(table(Reply).c.text == "good 1")).scalar_one()
     erase(store, tmp_path / "runs", user)
-    summary = import_hh_file(store, path)
+    summary = import_file(store, path)
     assert (summary.imported, summary.already_there, summary.skipped) == (0, 2, 1)
     assert [(problem.line, problem.reason) for problem in summary.problems] == [(2, "its user was erased")]
     with store.read() as session:
@@ -93,7 +96,7 @@ def test_what_was_erased_is_not_imported_again(store: Store, tmp_path: Path) -> 
 def test_a_line_twice_in_one_file_is_one_dialogue(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text(hh_line("q", "good", "bad") * 3)
-    summary = import_hh_file(store, path)
+    summary = import_file(store, path)
     assert (summary.imported, summary.already_there) == (1, 2)
 
 
@@ -117,7 +120,7 @@ def test_bad_lines_are_named_and_skipped(store: Store, tmp_path: Path) -> None:
     path.write_bytes(
         (good + "\n" + "".join(bad.values())).encode() + b"\xff\xfe\n" + hh_line("last", "1", "2").encode()
     )
-    summary = import_hh_file(store, path)
+    summary = import_file(store, path)
     assert (summary.imported, summary.skipped) == (2, len(bad) + 1)
     assert [problem.line for problem in summary.problems] == list(range(3, 3 + len(bad) + 1))
     assert all(problem.reason for problem in summary.problems)
@@ -129,31 +132,31 @@ def test_bad_lines_are_named_and_skipped(store: Store, tmp_path: Path) -> None:
 def test_a_file_that_breaks_off_keeps_what_came_before(store: Store, tmp_path: Path) -> None:
     path = hh_file(tmp_path / "pairs.jsonl.gz", 2_000)
     path.write_bytes(path.read_bytes()[:-200])
-    summary = import_hh_file(store, path)
+    summary = import_file(store, path)
     assert 0 < summary.imported < 2_000
     assert summary.skipped == 1
     assert "breaks off" in summary.problems[0].reason
     with store.read() as session:
         assert counts(session).replies == {"complete": 2 * summary.imported}
     hh_file(path, 2_000)
-    assert import_hh_file(store, path).imported == 2_000 - summary.imported
+    assert import_file(store, path).imported == 2_000 - summary.imported
 
 
 def test_a_file_that_is_none(store: Store, tmp_path: Path) -> None:
     (tmp_path / "x.jsonl.gz").write_text("not gzip")
     for path in (tmp_path / "x.jsonl.gz", tmp_path / "absent.jsonl", tmp_path):
         with pytest.raises(BadImport):
-            import_hh_file(store, path)
+            import_file(store, path)
     (tmp_path / "empty.jsonl").write_text("")
-    assert import_hh_file(store, tmp_path / "empty.jsonl").lines == 0
+    assert import_file(store, tmp_path / "empty.jsonl").lines == 0
 
 
 def test_a_very_long_line_is_skipped_without_being_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("feedback.exchange.MAX_LINE_BYTES", 1_000)
+    monkeypatch.setattr("feedback.records.MAX_RECORD_BYTES", 1_000)
     path = tmp_path / "pairs.jsonl"
     path.write_text(hh_line("a", "1", "2") + hh_line("b", "x" * 5_000, "2") + hh_line("c", "1", "2"))
-    found = list(read_hh(path))
-    assert [getattr(item, "line", None) for item in found] == [1, 2, 3]
+    found = list(read_records(path))
+    assert [getattr(item, "number", None) or item.line for item in found] == [1, 2, 3]
     assert "longer" in found[1].reason  # type: ignore[union-attr]
 
 

@@ -1,0 +1,168 @@
+"""How long a log of votes takes to become training samples, and how much memory: `kudos bench samples`.
+
+The log is made up, written around the ledger in bulk, and removed afterwards. Of its votes 60 % are thumbs (one in
+twenty with a correction) and 40 % choices, each on a reply or a comparison of its own; one prompt in twenty is shared.
+What is timed is what a run does: the split, each user's weight, and every sample whole, one after another.
+"""
+
+import json
+import random
+import resource
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from feedback.ids import prompt_digest
+from feedback.packing import pack_ids, pack_logprobs
+from feedback.samples import plan_samples, stream
+from feedback.settings import Settings
+from feedback.store import open_store
+
+_VOTES_EACH = 50  # of a user
+_PROMPT_TOKENS, _REPLY_TOKENS = 40, 64
+_WORDS = tuple(
+    "the of order parcel late please thank you refund blue red size two days hello sum is seven plus and".split()  # noqa: SIM905
+)
+_AT = "2026-01-01 00:00:00.000000"
+_CHUNK = 20_000  # rows of one statement
+
+
+def measure(votes: int) -> dict[str, Any]:
+    """A log of `votes` and one of a tenth of that, each in a process of its own."""
+    small, large = (_in_a_process(size) for size in (votes // 10, votes))
+    return {**large, "tenth": small, "seconds_over_a_tenth": round(large["seconds"] / small["seconds"], 2)}
+
+
+def _in_a_process(votes: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "feedback.samples_bench", str(votes)]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603 - our own
+    return dict(json.loads(ended.stdout))
+
+
+def once(votes: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="kudos-samples-") as home:
+        settings = Settings(home=Path(home), database_url=None)
+        store = open_store(settings)
+        started = time.perf_counter()
+        fill(settings.home / "kudos.db", votes)
+        filled, computed = time.perf_counter(), time.process_time()
+        kinds: Counter[str] = Counter()
+        with store.read() as session:
+            plan = plan_samples(session, consent_default=True)
+            planned = time.perf_counter()
+            for sample in stream(session, plan.assign, consent_default=True, weights=plan.weights(100.0)):
+                kinds[sample.kind] += 1
+        ended, computed = time.perf_counter(), time.process_time() - computed
+        store.close()
+    return {
+        "votes": votes,
+        "samples": kinds.total(),
+        "kinds": dict(sorted(kinds.items())),
+        "split": plan.report.mode.value,
+        "dropped": plan.report.dropped,
+        "seconds": round(ended - filled, 2),
+        "cpu_seconds": round(computed, 2),
+        "split_seconds": round(planned - filled, 2),
+        "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "filling_seconds": round(filled - started, 2),
+    }
+
+
+def fill(path: Path, votes: int) -> None:
+    """Rows as the ledger would leave them, without its syncs; indexes are made when all are there."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        for pragma in ("synchronous = OFF", "cache_size = -200000", "temp_store = MEMORY"):
+            connection.execute(f"PRAGMA {pragma}")
+        indexes = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql NOT NULL")
+        made = list(indexes)
+        connection.execute("BEGIN")
+        for name, _ in made:
+            connection.execute(f'DROP INDEX "{name}"')
+        rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in _STATEMENTS}
+        for table, row in _rows(votes):
+            held = rows[table]
+            held.append(row)
+            if len(held) >= _CHUNK:
+                connection.executemany(_STATEMENTS[table], held)
+                held.clear()
+        for table, held in rows.items():
+            connection.executemany(_STATEMENTS[table], held)
+        for _, sql in made:
+            connection.execute(sql)
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
+
+
+def _insert(table: str, columns: str) -> str:
+    names = columns.split()
+    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608 - ours
+
+
+_STATEMENTS = {
+    "user_account": _insert("user_account", "id created_at consent"),
+    "conversation": _insert("conversation", "id user_id title created_at updated_at"),
+    "reply": _insert(
+        "reply",
+        "id conversation_id user_id comparison_id side created_at finished_at state messages prompt_digest "
+        "prompt_token_ids text token_ids logprobs sampling policy_version arm propensity source",
+    ),
+    "comparison": _insert(
+        "comparison", "id user_id conversation_id left_reply_id right_reply_id propensity created_at source"
+    ),
+    "vote": _insert(
+        "vote",
+        "target_kind target_id user_id revision withdrawn thumb reasons correction harmful choice quarantined "
+        "created_at",
+    ),
+}
+
+
+def _rows(votes: int) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    pick = random.Random(votes)
+    prompt_ids = pack_ids([pick.randrange(4_000) for _ in range(_PROMPT_TOKENS)])
+    replies = [_made_up(pick) for _ in range(500)]
+    for number in range(max(1, votes // _VOTES_EACH)):
+        yield "user_account", (f"u-{number}", _AT, None)
+    for number in range(votes):
+        user = f"u-{pick.randrange(max(1, votes // _VOTES_EACH))}"
+        conversation, shared = f"conv-{number:032x}", pick.random() < 0.05
+        words = pick.choices(_WORDS, k=20)
+        question = f"what of order {pick.randrange(1_000)}?" if shared else f"{' '.join(words)} {number}?"
+        messages = [{"role": "user", "content": question}]
+        digest, prompt = prompt_digest(messages), json.dumps(messages)
+        compared = number % 10 >= 6
+        target = f"{'cmp' if compared else 'chatcmpl'}-{number:032x}"
+        yield "conversation", (conversation, user, question, _AT, _AT)
+        ids = [f"{target}-{side}" for side in ("left", "right")] if compared else [target]
+        for side, reply in enumerate(ids):
+            text, token_ids, logprobs = pick.choice(replies)
+            where = (target, ("left", "right")[side]) if compared else (None, None)
+            yield (
+                "reply",
+                (reply, conversation, user, *where, _AT, _AT, "complete", prompt, digest, prompt_ids, text, token_ids,
+                 logprobs, "{}", "v1-aaaaaaaa", where[1] or "stable", 1.0, "chat"),
+            )  # fmt: skip
+        said: tuple[Any, ...] = (None, "[]", None, False, pick.choice(("left", "right", "tie", "both_bad")))
+        if compared:
+            yield "comparison", (target, user, conversation, *ids, 0.5, _AT, "chat")
+        else:
+            correction = replies[0][0] if pick.random() < 0.05 else None
+            said = (pick.choice(("up", "down")), '["friendly"]', correction, False, None)
+        yield "vote", ("comparison" if compared else "reply", target, user, 1, False, *said, False, _AT)
+
+
+def _made_up(pick: random.Random) -> tuple[str, bytes, bytes]:
+    ids = [pick.randrange(4_000) for _ in range(_REPLY_TOKENS)]
+    return " ".join(pick.choices(_WORDS, k=48)), pack_ids(ids), pack_logprobs([-pick.random() for _ in ids])
+
+
+if __name__ == "__main__":
+    print(json.dumps(once(int(sys.argv[1]))))
