@@ -278,6 +278,12 @@ class TrainingRunner:
         records.reward_model(folder.reward_model, asdict(assessment))
         folder.save_json("assessment", asdict(assessment))
         return model, assessment
+            held_out=examples.held_out,
+            on_epoch=lambda e: progress.step(
+                e.epoch / self.config.reward_model.epochs,
+                f"epoch {e.epoch}, {e.held_out_nll:.3f} nats a held-out vote" + ("" if e.kept else ": stopped"),
+                log=True,
+            ),
 
     def _second_judge(
         self, folder: RunFolder, backbone: Backbone, examples: Examples, progress: RunProgress
