@@ -69,7 +69,7 @@ def test_a_good_candidate_is_accepted() -> None:
         ({"held_out_accuracy": 0.55, "held_out_accuracy_lower": 0.47}, "0.470", "0.500"),
         ({"perplexity": 80.0}, "80.0", "50.0"),
         ({"judge_win_rate": 0.41}, "0.410", "0.500"),
-        ({"sets": {"helpful": dataclasses.replace(AS_GOOD, candidate=0.88)}}, "0.880", "0.050"),
+        ({"sets": {"helpful": dataclasses.replace(AS_GOOD, candidate=0.87)}}, "0.870", "0.070"),
         ({"sets": {"helpful": dataclasses.replace(AS_GOOD, candidate=float("nan"))}}, "nan", "finite"),
         (PAST_ITS_BEST, "0.400", "0.100"),
         ({"reward_gain": float("nan")}, "nan", "finite"),
@@ -127,11 +127,11 @@ def test_a_training_is_past_its_best_point_only_where_that_is_beyond_doubt(doubt
 
 
 def test_one_set_that_falls_is_enough_and_is_named() -> None:
-    worse = dataclasses.replace(AS_GOOD, candidate=0.899)
+    worse = dataclasses.replace(AS_GOOD, candidate=0.869)
     (refusal,) = judge(dataclasses.replace(GOOD, sets=GOOD.sets | {"truthful": worse})).refusals
-    assert "set truthful, 0.899 pass against 0.950" in refusal
+    assert "set truthful, 0.869 pass against 0.950" in refusal
     assert judge(
-        dataclasses.replace(GOOD, sets=GOOD.sets | {"truthful": worse}), GateLimits(max_set_fall=0.06)
+        dataclasses.replace(GOOD, sets=GOOD.sets | {"truthful": worse}), GateLimits(max_set_fall=0.09)
     ).accepted
 
 

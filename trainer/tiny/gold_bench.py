@@ -235,10 +235,8 @@ def plot(lines: Iterable[dict[str, Any]]) -> str:
                 kl, [point["gold"][0] for point in points], color=colours[name], marker=marks[taste], markersize=3.5,
                 linewidth=1.3, label=label,
             )  # fmt: skip
-            axes.fill_between(
-                kl, [point["gold"][1] for point in points], [point["gold"][2] for point in points],
-                color=colours[name], alpha=0.08, linewidth=0,
-            )  # fmt: skip
+            bounds = ([point["gold"][side] for point in points] for side in (1, 2))
+            axes.vlines(kl, *bounds, color=colours[name], alpha=0.35, linewidth=1)
         axes.axhline(0.5, color=plots.MUTED, linewidth=1, linestyle="--")
         axes.set_xlabel("KL to the first policy, nats per reply")
         axes.set_ylabel("true win rate over the first policy")
