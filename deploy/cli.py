@@ -175,8 +175,9 @@ def policy_compare(
             one, two = policies.get(session, first), policies.get(session, second)
         table = Table("measure", one.version, two.version)
         table.add_row("state", one.state, two.state)
-        for name in sorted((one.report.keys() | two.report.keys()) - {"flags", "extra"}):
-            table.add_row(name.replace("_", " "), _number(one.report.get(name)), _number(two.report.get(name)))
+        measured = _measures(one), _measures(two)
+        for name in sorted(measured[0].keys() | measured[1].keys()):
+            table.add_row(name, *(_number(each.get(name)) for each in measured))
         console.print(table)
         if live:
             console.print(f"Comparisons in chat draw from {first} and {second}, sides at random.")
@@ -408,9 +409,17 @@ def _ranges(ids: list[int]) -> str:
 def _print_report(console: Console, policy: Policy) -> None:
     from rich.table import Table
 
-    measures = {name: value for name, value in policy.report.items() if name not in ("flags", "extra")}
+    measures = _measures(policy)
     if measures:
         table = Table("measure", "value", title="The gate's evidence")
         for name, value in measures.items():
-            table.add_row(name.replace("_", " "), _number(value))
+            table.add_row(name, _number(value))
         console.print(table)
+
+
+def _measures(policy: Policy) -> dict[str, Any]:
+    """Every number of a policy's report, by what people call it; those of an evaluation set after the others."""
+    plain = {name: value for name, value in policy.report.items() if name not in ("flags", "extra", "sets")}
+    sets = {f"set {name} {measure}": value for name, rates in policy.report.get("sets", {}).items()
+            for measure, value in rates.items()}  # fmt: skip
+    return {name.replace("_", " "): value for name, value in (plain | sets).items()}

@@ -6,6 +6,7 @@ reply scores above a downvoted one. Intervals are Wilson's for accuracy and a bo
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -53,13 +54,30 @@ def assess(
         scores = model.score([e.prompt for e in thumbs], [e.reply for e in thumbs]).mean(0).numpy()
         concordance, interval = _concordance(scores, np.array([e.up for e in thumbs]), seed)
     if len(pairs) >= 20 or concordance is None:
-        lower, upper = wilson(float(right.sum()), len(pairs))
-        accuracy = float(right.mean()) if pairs else 0.5
+        shares = _independent(pairs)
+        accuracy = float((right * shares).sum() / shares.sum()) if pairs else 0.5
+        trials = round(float(shares.sum()))
+        lower, upper = wilson(accuracy * trials, trials)
         measured_on = "decided pairs"
     else:
         accuracy, (lower, upper), measured_on = concordance, interval, "thumbs, by concordance"
     return Assessment(
         accuracy, lower, upper, measured_on, len(pairs), len(thumbs), concordance, calibration, reliability
+    )
+
+
+def _independent(pairs: Sequence[PairExample]) -> np.ndarray:
+    """How many pairs each is worth: those of a ranking of K replies are worth K − 1 together (`trainer.rankings`)."""
+    counts = Counter(pair.ranking for pair in pairs if pair.ranking is not None)
+    replies: dict[int, set[tuple[int, ...]]] = defaultdict(set)
+    for pair in pairs:
+        if pair.ranking is not None:
+            replies[pair.ranking].update((tuple(pair.left), tuple(pair.right)))
+    return np.array(
+        [
+            1.0 if name is None else min(1.0, (len(replies[name]) - 1) / counts[name])
+            for name in (pair.ranking for pair in pairs)
+        ]
     )
 
 

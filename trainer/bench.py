@@ -96,6 +96,7 @@ def sybils(
     taste: Annotated[str, typer.Option(help="What the honest people secretly like.")] = "warm",
     seed: Annotated[int, typer.Option(help="Of people and of training.")] = 0,
     votes: Annotated[int, typer.Option(min=100, help="Of the honest people.")] = 1000,
+    practise: Annotated[bool, typer.Option(help="Also what PPO makes of it, with no protection and with all.")] = False,
     config: Annotated[
         Path | None, typer.Option(help="A JSON file with training settings, as for `kudos train`.")
     ] = None,
@@ -106,11 +107,47 @@ def sybils(
     from trainer.tiny.sybil_bench import SybilConfig, measure
 
     training = TrainingConfig.model_validate_json(config.read_text()) if config else TrainingConfig()
-    line = json.dumps(measure(SybilConfig(share=share, taste=taste, seed=seed, votes=votes, training=training)))
+    attack = SybilConfig(share, taste, seed, votes=votes, practise=practise, training=training)
+    line = json.dumps(measure(attack))
     typer.echo(line)
     if out is not None:
         with out.open("a") as file:
             file.write(line + "\n")
+
+
+@app.command()
+def gold(
+    *,
+    taste: Annotated[str, typer.Option(help="What the simulated people secretly like.")] = "warm",
+    seed: Annotated[int, typer.Option(help="Of people and of training.")] = 0,
+    votes: Annotated[int, typer.Option(min=100, help="What the reward model is fitted to.")] = 1000,
+    every: Annotated[int, typer.Option(min=1, help="Iterations from one measurement to the next.")] = 2,
+    config: Annotated[
+        Path | None, typer.Option(help="A JSON file with training settings, as for `kudos train`.")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="A Python that has TRL 1.12: train TRL's PPO on the same reward too.")
+    ] = None,
+    trl_learning_rate: Annotated[float, typer.Option(min=0.0, help="Of TRL's policy and critic.")] = 1e-4,
+    out: Annotated[Path, typer.Option(help="Append the JSON line to this file.")] = Path("bench/gold.jsonl"),
+    plot: Annotated[Path | None, typer.Option(help="Draw every line of --out into this SVG.")] = None,
+    plot_only: Annotated[bool, typer.Option(help="Train nothing, and draw what is there.")] = False,
+) -> None:
+    """The true win rate against KL while PPO practises, ours and TRL's with one reward model. One JSON line."""
+    from trainer.config import TrainingConfig
+    from trainer.tiny import gold_bench
+
+    if not plot_only:
+        training = TrainingConfig.model_validate_json(config.read_text()) if config else TrainingConfig()
+        settings = gold_bench.GoldConfig(taste, seed, votes, every, trl_learning_rate, training)
+        line = json.dumps(gold_bench.measure(settings, against))
+        typer.echo(line)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("a") as file:
+            file.write(line + "\n")
+    if plot is not None:
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        plot.write_text(gold_bench.plot(gold_bench.read(out)) + "\n", encoding="utf-8")
 
 
 @app.command()

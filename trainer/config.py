@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -178,6 +178,13 @@ class EvaluationConfig(Frozen):
 
     judge_votes: int = Field(50, ge=1)
     """Held-out votes from which on they are fitted to a second judge."""
+
+    sets: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], str] = {}
+    """Evaluation sets: a name (helpful, truthful ...) and its JSONL file. They join those of the model's own folder,
+    and replace them where names are the same."""
+
+    set_replies: int = Field(4, ge=1)
+    """Replies of each policy to each prompt of a set."""
 
 
 class TrainingConfig(Frozen):

@@ -9,6 +9,10 @@ class TooFewVotes(TrainerError):
     """There is not enough to learn from yet."""
 
 
+class BadEvaluationSet(TrainerError):
+    """A file of an evaluation set cannot be read, or is not one."""
+
+
 class RunErased(TrainerError):
     """Votes that the run learned from were erased; it may not go on."""
 

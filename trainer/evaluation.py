@@ -8,7 +8,7 @@ please, and one of people whose votes trained nothing (`Judges`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +20,9 @@ from trainer.agreement import PushedPhrase
 from trainer.assessment import Assessment
 from trainer.backbone import Backbone
 from trainer.config import PpoConfig, RewardConfig
+from trainer.evaluation_sets import Case, EvaluationSet
 from trainer.examples import Demonstration
-from trainer.intervals import mean_interval
+from trainer.intervals import mean_interval, rise
 from trainer.logprobs import score_logprobs
 from trainer.overlap import overlap
 from trainer.reward import repetition
@@ -30,6 +31,7 @@ from trainer.sampler import Rollout, Samples
 
 REPETITIVE = 0.2  # share of repeated 3-grams above which a reply counts as repeating itself
 SIMILAR_LENGTH = 0.1
+FEWEST_IN_A_TREND = 4  # iterations of PPO
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,19 @@ def evaluate(
     references: Sequence[Demonstration],
     pushed: Sequence[PushedPhrase],
     replies_per_prompt: int,
+    sets: Sequence[EvaluationSet],
+    set_replies: int,
+    render: Callable[[Case], list[int]],
     decode: Callable[[Sequence[int]], str],
+    history: Sequence[Mapping[str, float]],
     assessment: Assessment,
     ppo: PpoConfig,
     reward: RewardConfig,
     seed: int,
 ) -> Evaluation:
     """`candidate` and `serving` are merged weights (empty: the backbone itself). references: what held-out people wrote
-    in a reply's place. pushed: phrases that a few people write into their corrections."""
+    in a reply's place. pushed: phrases that a few people write into their corrections. render: the prompt of a set's
+    case. history: a row for each iteration of PPO."""
     repeated = [prompt for prompt in prompts for _ in range(replies_per_prompt)]
 
     def answer(weights: dict[str, Tensor], seed: int) -> Side:
@@ -91,7 +98,15 @@ def evaluate(
         rollouts = sampler.sample(asked, max_tokens=ppo.response_tokens, temperature=ppo.temperature, seed=seed + 3)
         return overlap([decode(r.reply) for r in rollouts], [decode(reference.reply) for reference in references])
 
+    def answer_sets(weights: dict[str, Tensor], seed: int) -> list[list[str]]:
+        sampler.update(backbone, weights)
+        asked = [render(case) for each in sets for case in each.cases for _ in range(set_replies)]
+        rollouts = sampler.sample(asked, max_tokens=ppo.response_tokens, temperature=ppo.temperature, seed=seed)
+        texts = iter([decode(r.reply) for r in rollouts])
+        return [[next(texts) for _ in range(len(each.cases) * set_replies)] for each in sets]
+
     new, old = answer(candidate, seed + 1), answer(serving, seed + 2)
+    on_sets = zip(sets, answer_sets(candidate, seed + 5), answer_sets(serving, seed + 6), strict=True) if sets else ()
     wins_PKK = _wins(new.scores, old.scores, replies_per_prompt)
     mean, lower, upper = mean_interval(wins_PKK.mean((1, 2)))
     kl_nats = -_total_logprob(backbone, new.rollouts, {}, ppo.temperature).mean().item()
@@ -121,6 +136,8 @@ def evaluate(
         held_out_accuracy_upper=assessment.upper,
         win_rate_at_equal_length=_at_equal_length(wins_PKK, new, old),
         **_by_the_other(new, old, replies_per_prompt),
+        **_trends(history),
+        sets={each.name: each.rates(ours, theirs, set_replies) for each, ours, theirs in on_sets},
         extra={
             "accuracy_measured_on": assessment.measured_on,
             "calibration_error": assessment.calibration_error,
@@ -162,6 +179,21 @@ def _by_the_other(new: Side, old: Side, replies: int) -> dict[str, float]:
         "judge_win_rate_lower": lower,
         "judge_win_rate_upper": upper,
         "judge_gain": float(new.held_out_scores.mean() - old.held_out_scores.mean()),
+    }
+
+
+def _trends(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What the second half of the training did to the reward that it was paid, and to the second judge's opinion."""
+    half = history[len(history) // 2 :]
+    if len(half) < FEWEST_IN_A_TREND or "judge_reward" not in half[0]:
+        return {}
+    paid, paid_lower, _ = rise([row["reward"] for row in half])
+    judged, _, judged_upper = rise([row["judge_reward"] for row in half])
+    return {
+        "reward_trend": paid,
+        "reward_trend_lower": paid_lower,
+        "judge_trend": judged,
+        "judge_trend_upper": judged_upper,
     }
 
 

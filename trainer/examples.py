@@ -7,7 +7,7 @@ here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
@@ -16,6 +16,7 @@ from feedback.schema import Choice
 from feedback.splits import Split
 from trainer.agreement import PushedPhrase, pushed_phrases, without
 from trainer.likelihood import BOTH_BAD, LEFT, RIGHT, TIE
+from trainer.rankings import rankings
 from trainer.surfaces import FORMAT, LANGUAGE, LENGTH, surfaces
 from trainer.tokens import encode_reply, render_prompt
 
@@ -37,6 +38,7 @@ class PairExample:
     user: int  # index of the voter, among those of the same side of the split
     weight: float
     vote_id: int
+    ranking: int | None = None  # pairs with the same one are one element of a batch
 
     @property
     def length(self) -> int:
@@ -96,11 +98,12 @@ def to_examples(
     users: dict[str, dict[str, int]] = {Split.TRAIN: {}, Split.HELD_OUT: {}}
     parts: dict[str, list[VoteExample]] = {Split.TRAIN: [], Split.HELD_OUT: []}
     prompts: dict[str, tuple[bool, list[int]]] = {}
+    of = rankings(samples.pairs)
     for sample in samples:
         prompt = sample.prompt_token_ids or render_prompt(tokenizer, sample.messages)
         example = _example(sample, prompt, users, tokenizer, max_tokens)
-        if example is None:
-            continue
+        if isinstance(sample, PairSample) and isinstance(example, PairExample) and of[sample.vote_id].pairs > 1:
+            example = replace(example, ranking=of[sample.vote_id].name)
         held_out = sample.split == Split.HELD_OUT
         parts[sample.split].append(example)
         if isinstance(sample, CorrectionSample) and isinstance(example, PairExample):
@@ -130,7 +133,7 @@ def _example(
     users: dict[str, dict[str, int]],
     tokenizer: Any,
     max_tokens: int,
-) -> VoteExample | None:
+) -> VoteExample:
     # Each side counts its own people: they teach different models.
     own = users[sample.split]
     user = own.setdefault(sample.user_id, len(own))

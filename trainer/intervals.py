@@ -29,3 +29,13 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, f
         return mean, 0.0, 1.0
     half = float(stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array)))
     return mean, max(0.0, mean - half), min(1.0, mean + half)
+
+
+def rise(values: Sequence[float]) -> tuple[float, float, float]:
+    """(estimate, lower, upper) of what a straight line through these values, in equal steps, gains from the first to
+    the last; by least squares and Student's t. Raises ValueError for fewer than three."""
+    if len(values) < 3:
+        raise ValueError(f"a line and its doubt need three values or more, not {len(values)}")
+    fit = stats.linregress(np.linspace(0.0, 1.0, len(values)), np.asarray(values, dtype=float))
+    half = float(stats.t.ppf(0.975, len(values) - 2) * fit.stderr)
+    return float(fit.slope), float(fit.slope) - half, float(fit.slope) + half

@@ -22,6 +22,7 @@ from feedback.store import Store
 from trainer.config import TrainingConfig
 from trainer.errors import RunErased, TrainerError
 from trainer.propensity import reweighted
+from trainer.rankings import together
 
 NEWEST_EXPOSURES = 20_000
 """Of each kind: from these is told who votes, and on what."""
@@ -86,7 +87,7 @@ class RunRecords:
             shown = exposures(session, consent_default=self.settings.consent_default, newest=NEWEST_EXPOSURES)
         # Also where they are too few: the watcher then waits for new ones, and does not try again at once.
         self._update(last_vote_id=samples.last_vote_id, votes=samples.votes)
-        return reweighted(samples, shown, config.vote_propensity_floor, config.user_weight_cap)
+        return reweighted(together(samples), shown, config.vote_propensity_floor, config.user_weight_cap)
 
     def lineage(self, samples: SampleSet) -> None:
         with self.store.write() as session:

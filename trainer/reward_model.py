@@ -9,6 +9,7 @@ Shapes: M members, B sequences, T tokens, H hidden.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -154,14 +155,28 @@ class FitStep:
     epoch: int
 
 
+@dataclass(frozen=True)
+class FitEpoch:
+    epoch: int  # from 1
+    held_out_nll: float
+    kept: bool  # it predicts the held-out votes better than any before
+
+
 def fit(
     backbone: Backbone,
     examples: Sequence[VoteExample],
     config: RewardModelConfig,
     seed: int,
     on_step: Callable[[FitStep], None] = lambda step: None,
+    *,
+    held_out: Sequence[VoteExample] = (),
+    on_epoch: Callable[[FitEpoch], None] = lambda epoch: None,
 ) -> tuple[RewardModel, list[VoteModel]]:
-    """Fit the ensemble. Returns it with each member's model of how scores become votes."""
+    """Fit the ensemble. Returns it with each member's model of how scores become votes.
+
+    held_out: votes of other people, to stop by: after the first epoch that predicts them worse than the one before, the
+    one before is kept.
+    """
     model = RewardModel(backbone, config, seed)
     generator = torch.Generator().manual_seed(seed + 7)
     users = 1 + max((example.user for example in examples), default=0)
@@ -170,25 +185,34 @@ def fit(
         for _ in range(config.members)
     ]
     surface_EF = _standardised(examples)
-    bootstrap_ME = torch.empty(config.members, len(examples)).exponential_(generator=generator)
+    elements = _elements(examples)
+    bootstrap_ML = torch.empty(config.members, len(elements)).exponential_(generator=generator)
     optimizer = torch.optim.AdamW(
         [*model.parameters(), *(p for vote_model in votes for p in vote_model.parameters())],
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
         betas=(0.9, 0.98),
     )
-    per_epoch = math.ceil(len(examples) / config.batch_size)
+    per_epoch = math.ceil(len(elements) / config.batch_size)
     steps = per_epoch * config.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda s: min(1.0, (s + 1) / max(1, steps // 10)) * (1.0 - s / steps)
     )
-    lengths_E = torch.tensor([example.length for example in examples])
-    step = 0
+    lengths_L = torch.tensor([max(examples[i].length for i in element) for element in elements])
+    step, best, kept = 0, math.inf, None
     for epoch in range(config.epochs):
-        for index in bucketed(lengths_E, config.batch_size, generator):
-            chosen = [examples[i] for i in index.tolist()]
+        for batch in bucketed(lengths_L, config.batch_size, generator):
+            index = [i for element in batch.tolist() for i in elements[element]]
+            counts = torch.tensor([len(elements[element]) for element in batch.tolist()])
             loss = _loss(
-                model, votes, chosen, bootstrap_ME[:, index], surface_EF[index], total=len(examples), config=config
+                model,
+                votes,
+                [examples[i] for i in index],
+                bootstrap_ML[:, batch].repeat_interleave(counts, dim=1),
+                surface_EF[index],
+                elements=len(batch),
+                total=len(examples),
+                config=config,
             )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -197,7 +221,46 @@ def fit(
             schedule.step()
             step += 1
             on_step(FitStep(step, steps, loss.item() / config.members, epoch))
+        if not held_out:
+            continue
+        missed = held_out_nll(model, votes, held_out, config)
+        on_epoch(FitEpoch(epoch + 1, missed, missed < best))
+        if missed >= best:
+            break
+        best, kept = missed, [copy.deepcopy(module.state_dict()) for module in (model, *votes)]
+    if kept is not None:
+        for module, state in zip((model, *votes), kept, strict=True):
+            module.load_state_dict(state)
     return model, votes
+
+
+@torch.no_grad()
+def held_out_nll(
+    model: RewardModel, votes: Sequence[VoteModel], examples: Sequence[VoteExample], config: RewardModelConfig
+) -> float:
+    """Nats a vote, of people whom the vote models do not know; a mean over the members, weighted as in training."""
+    pairs = [example for example in examples if isinstance(example, PairExample)]
+    thumbs = [example for example in examples if isinstance(example, ThumbExample)]
+    prompts = [e.prompt for e in pairs for _ in range(2)] + [e.prompt for e in thumbs]
+    scores_MB = model.score(prompts, [r for e in pairs for r in (e.left, e.right)] + [e.reply for e in thumbs])
+    outcomes_P = torch.tensor([e.outcome for e in pairs], dtype=torch.long)
+    ups_S, nobody_S = torch.tensor([e.up for e in thumbs]), torch.full((len(thumbs),), -1)
+    weights = torch.tensor([e.weight for e in pairs] + [config.thumb_weight * e.weight for e in thumbs])
+    total, last = 0.0, 2 * len(pairs)
+    for scores_B, vote_model in zip(scores_MB, votes, strict=True):
+        pair_nll = vote_model.pair_nll(scores_B[0:last:2], scores_B[1:last:2], outcomes_P)
+        thumb_nll = vote_model.thumb_nll(scores_B[last:], nobody_S, ups_S)
+        total += float((torch.cat([pair_nll, thumb_nll]) * weights).sum() / weights.sum().clamp_min(1e-9))
+    return total / len(votes)
+
+
+def _elements(examples: Sequence[VoteExample]) -> list[list[int]]:
+    """What a batch is drawn from: single votes, and all pairs of a ranking together."""
+    found: dict[tuple[str, int], list[int]] = {}
+    for index, example in enumerate(examples):
+        ranking = example.ranking if isinstance(example, PairExample) else None
+        found.setdefault(("vote", index) if ranking is None else ("ranking", ranking), []).append(index)
+    return list(found.values())
 
 
 def _standardised(examples: Sequence[VoteExample]) -> Tensor:
@@ -228,18 +291,31 @@ def _loss(
     bootstrap_MS: Tensor,
     surface_EF: Tensor,
     *,
+    elements: int,
     total: int,
     config: RewardModelConfig,
 ) -> Tensor:
-    """The members' summed loss on one batch of votes."""
+    """The members' summed loss on one batch of votes, a mean over its elements."""
     pairs = [(i, e) for i, e in enumerate(examples) if isinstance(e, PairExample)]
     thumbs = [(i, e) for i, e in enumerate(examples) if isinstance(e, ThumbExample)]
-    # Left and right are neighbours, so that they share their prompt.
-    prompts = [e.prompt for _, e in pairs for _ in range(2)] + [e.prompt for _, e in thumbs]
-    replies = [reply for _, e in pairs for reply in (e.left, e.right)] + [e.reply for _, e in thumbs]
-    batch = Batch.of(prompts, replies)
+    # Neighbours share their prompt, and the pairs of a ranking their replies too.
+    prompts: list[list[int]] = []
+    replies: list[list[int]] = []
+    read: dict[tuple[int, tuple[int, ...], tuple[int, ...]], int] = {}
+
+    def place(example: PairExample, reply: list[int]) -> int:
+        found = len(replies)
+        if example.ranking is not None:
+            found = read.setdefault((example.ranking, tuple(example.prompt), tuple(reply)), found)
+        if found == len(replies):
+            prompts.append(example.prompt)
+            replies.append(reply)
+        return found
+
+    places = torch.tensor([[place(e, e.left), place(e, e.right)] for _, e in pairs], dtype=torch.long).view(-1, 2)
+    count = len(replies)
+    batch = Batch.of(prompts + [e.prompt for _, e in thumbs], replies + [e.reply for _, e in thumbs])
     scores_MB = model.raw_scores(model.lower(batch), batch)
-    count = len(pairs)
     weight_S = torch.tensor([example.weight for example in examples])
     pair_rows = torch.tensor([i for i, _ in pairs], dtype=torch.long)
     thumb_rows = torch.tensor([i for i, _ in thumbs], dtype=torch.long)
@@ -249,12 +325,12 @@ def _loss(
     loss = torch.zeros(())
     for member, (scores_B, vote_model) in enumerate(zip(scores_MB, votes, strict=True)):
         weights = weight_S * bootstrap_MS[member]
-        left_P, right_P, single_S = scores_B[0 : 2 * count : 2], scores_B[1 : 2 * count : 2], scores_B[2 * count :]
+        left_P, right_P, single_S = scores_B[places[:, 0]], scores_B[places[:, 1]], scores_B[count:]
         if pairs:
             nll_P = vote_model.pair_nll(left_P, right_P, outcomes_P) + config.centring * (left_P + right_P) ** 2
-            loss = loss + (nll_P * weights[pair_rows]).sum() / len(examples)
+            loss = loss + (nll_P * weights[pair_rows]).sum() / elements
         if thumbs:
             nll_S = vote_model.thumb_nll(single_S, users_S, ups_S, surface_EF[thumb_rows])
-            loss = loss + config.thumb_weight * (nll_S * weights[thumb_rows]).sum() / len(examples)
+            loss = loss + config.thumb_weight * (nll_S * weights[thumb_rows]).sum() / elements
         loss = loss + vote_model.prior_nll() / total
     return loss

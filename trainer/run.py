@@ -31,6 +31,7 @@ from trainer.checkpoint import RunFolder
 from trainer.config import TrainingConfig
 from trainer.errors import TooFewVotes
 from trainer.evaluation import Judges, evaluate
+from trainer.evaluation_sets import load_sets
 from trainer.examples import Examples, to_examples
 from trainer.held_lease import HeldLease, held_lease
 from trainer.iteration import Iteration, as_row
@@ -107,6 +108,7 @@ class TrainingRunner:
         # 1. Where training starts: the policy that serves now.
         progress.stage("starting", "loading the serving policy")
         serving = records.serving(self.model_folder)
+        sets = load_sets(self.model_folder, config.evaluation.sets)  # now, so that a broken file costs no training
         tokenizer = load_tokenizer(serving.base_folder)
         backbone = Backbone.load(serving.base_folder)
         adapter = LoraAdapter(backbone, config.ppo.lora, config.seed, backbone.first_of(config.ppo.adapted_share))
@@ -176,7 +178,11 @@ class TrainingRunner:
             references=examples.held_out_demonstrations,
             pushed=examples.pushed,
             replies_per_prompt=config.evaluation.replies_per_prompt,
+            sets=sets,
+            set_replies=config.evaluation.set_replies,
+            render=lambda case: render_prompt(tokenizer, case.as_dicts())[-self._max_tokens(backbone) :],
             decode=lambda ids: decode(tokenizer, ids),
+            history=history,
             assessment=assessment,
             ppo=config.ppo,
             reward=config.reward,
@@ -272,6 +278,12 @@ class TrainingRunner:
             self.config.reward_model,
             self.config.seed,
             lambda s: progress.step(s.step / s.steps, f"epoch {s.epoch + 1}, loss {s.loss:.3f}"),
+            held_out=examples.held_out,
+            on_epoch=lambda e: progress.step(
+                e.epoch / self.config.reward_model.epochs,
+                f"epoch {e.epoch}, {e.held_out_nll:.3f} nats a held-out vote" + ("" if e.kept else ": stopped"),
+                log=True,
+            ),
         )
         assessment = assess(model, votes, examples.held_out, self.config.seed)
         model.save(folder.reward_model)

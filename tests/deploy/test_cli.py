@@ -72,6 +72,7 @@ def test_list_and_show(home: list[str]) -> None:
     assert "4 pair (train); from 1 users" in shown
     assert "4: 1-3, 7" in shown
     assert "none yet" in shown
+    assert "set harmless serving lower" in shown
     assert "The win rate is 0.1 [sic] and must be above 0.5." in kudos("policy", "show", home[2]).output
 
 
@@ -201,7 +202,9 @@ def test_the_gate_can_be_forced_only_with_a_reason(home: list[str]) -> None:
 
 
 def test_compare_and_the_live_matchup(home: list[str]) -> None:
-    assert "kl nats" in kudos("policy", "compare", home[1], home[2]).output
+    compared = kudos("policy", "compare", home[1], home[2]).output
+    assert "kl nats" in compared
+    assert "set helpful candidate" in compared
     assert json.loads(kudos("rollout", "status", "--json").output)["matchup"] is None
     kudos("policy", "compare", home[1], home[2], "--live", "--dry-run")
     assert json.loads(kudos("rollout", "status", "--json").output)["matchup"] is None

@@ -3,12 +3,16 @@
 import dataclasses
 import json
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.gate import EvaluationReport, GateLimits, judge
+from deploy.gate import EvaluationReport, GateLimits, SetRates, judge
+
+AS_GOOD = SetRates(96, 0.94, 0.87, 0.97, 0.95, 0.88, 0.98)
+PAST_ITS_BEST = {"reward_trend": 0.6, "reward_trend_lower": 0.2, "judge_trend": -0.4, "judge_trend_upper": -0.05}
 
 GOOD = EvaluationReport(
     prompts=200,
@@ -33,6 +37,11 @@ GOOD = EvaluationReport(
     judge_win_rate_lower=0.55,
     judge_win_rate_upper=0.69,
     judge_gain=0.5,
+    reward_trend=0.6,
+    reward_trend_lower=0.2,
+    judge_trend=0.3,
+    judge_trend_upper=0.6,
+    sets={"helpful": AS_GOOD, "harmless": AS_GOOD},
 )
 
 
@@ -60,13 +69,16 @@ def test_a_good_candidate_is_accepted() -> None:
         ({"held_out_accuracy": 0.55, "held_out_accuracy_lower": 0.47}, "0.470", "0.500"),
         ({"perplexity": 80.0}, "80.0", "50.0"),
         ({"judge_win_rate": 0.41}, "0.410", "0.500"),
+        ({"sets": {"helpful": dataclasses.replace(AS_GOOD, candidate=0.87)}}, "0.870", "0.070"),
+        ({"sets": {"helpful": dataclasses.replace(AS_GOOD, candidate=float("nan"))}}, "nan", "finite"),
+        (PAST_ITS_BEST, "0.400", "0.100"),
         ({"reward_gain": float("nan")}, "nan", "finite"),
         ({"win_rate_lower": float("nan")}, "nan", "0.500"),
         ({"kl_nats": float("inf")}, "inf", "20.00"),
     ],
 )
 def test_each_fault_is_refused_in_a_sentence_with_both_numbers(
-    changes: dict[str, float], measured: str, limit: str
+    changes: dict[str, Any], measured: str, limit: str
 ) -> None:
     verdict = judge(dataclasses.replace(GOOD, **changes))
     assert not verdict.accepted
@@ -97,14 +109,42 @@ def test_a_reward_that_rises_for_its_own_judge_alone_is_refused() -> None:
     assert "said too little for a second" in unjudged.flags[0]
 
 
+@pytest.mark.parametrize(
+    "doubt",
+    [
+        {"reward_trend_lower": -0.1},  # the reward may not have risen
+        {"judge_trend_upper": 0.02},  # the second judge may not have fallen
+        {"judge_trend": -0.08},  # it fell by next to nothing
+        {"judge_trend": None, "judge_trend_upper": None},  # there is no second judge
+        dict.fromkeys(PAST_ITS_BEST),  # too few iterations
+    ],
+)
+def test_a_training_is_past_its_best_point_only_where_that_is_beyond_doubt(doubt: dict[str, float | None]) -> None:
+    past = dataclasses.replace(GOOD, **PAST_ITS_BEST)
+    (refusal,) = judge(past).refusals
+    assert "0.600" in refusal
+    assert judge(dataclasses.replace(past, **doubt)).accepted  # type: ignore[arg-type]
+
+
+def test_one_set_that_falls_is_enough_and_is_named() -> None:
+    worse = dataclasses.replace(AS_GOOD, candidate=0.869)
+    (refusal,) = judge(dataclasses.replace(GOOD, sets=GOOD.sets | {"truthful": worse})).refusals
+    assert "set truthful, 0.869 pass against 0.950" in refusal
+    assert judge(
+        dataclasses.replace(GOOD, sets=GOOD.sets | {"truthful": worse}), GateLimits(max_set_fall=0.09)
+    ).accepted
+
+
 def test_an_operator_may_move_a_limit() -> None:
     weak = dataclasses.replace(GOOD, win_rate_lower=0.45)
     assert judge(weak, GateLimits(min_win_rate_lower=0.4)).accepted
 
 
 def test_a_report_fits_a_json_column_even_with_nan() -> None:
-    body = dataclasses.replace(GOOD, kl_nats=float("nan"), extra={"bleu": float("inf")}).as_dict()
+    sets = {"helpful": dataclasses.replace(AS_GOOD, serving=float("nan"))}
+    body = dataclasses.replace(GOOD, kl_nats=float("nan"), extra={"bleu": float("inf")}, sets=sets).as_dict()
     assert json.loads(json.dumps(body, allow_nan=False))["kl_nats"] is None
+    assert body["sets"]["helpful"] == {**dataclasses.asdict(AS_GOOD), "serving": None}
     assert body["extra"] == {"bleu": None}
 
 
@@ -131,11 +171,19 @@ REPORTS = st.builds(
     held_out_accuracy_upper=RATE,
     win_rate_at_equal_length=st.none() | st.floats(0.3, 0.9),
     judge_win_rate=st.none() | RATE,
+    reward_trend=st.just(0.5),
+    reward_trend_lower=st.floats(-0.5, 0.5),
+    judge_trend=st.floats(-1, 1),
+    judge_trend_upper=st.floats(-0.5, 1),
 )
 
-LOWER_IS_WORSE = ("prompts", "win_rate_lower", "held_out_accuracy_lower", "win_rate_at_equal_length", "judge_win_rate")
+LOWER_IS_WORSE = (
+    "prompts", "win_rate_lower", "held_out_accuracy_lower", "win_rate_at_equal_length", "judge_win_rate", "judge_trend",
+    "judge_trend_upper",
+)  # fmt: skip
 HIGHER_IS_WORSE = (
     "kl_nats", "refusal_rate_candidate", "repetition_rate_candidate", "safety_flag_rate_candidate", "perplexity",
+    "reward_trend_lower",
 )  # fmt: skip
 
 
@@ -160,3 +208,17 @@ def test_a_length_further_away_never_helps(report: EvaluationReport, factor: flo
     moved = report.mean_tokens_candidate * factor if longer else report.mean_tokens_candidate / factor
     worse = dataclasses.replace(report, mean_tokens_candidate=moved)
     assert judge(report).accepted or not judge(worse).accepted
+
+
+@settings(max_examples=200)
+@given(report=REPORTS, candidate=RATE, serving=RATE, by=st.floats(0, 1))
+def test_a_set_that_falls_further_never_helps(
+    report: EvaluationReport, candidate: float, serving: float, by: float
+) -> None:
+    def with_rate(rate: float) -> EvaluationReport:
+        rates = SetRates(96, rate, 0.0, 1.0, serving, 0.0, 1.0)
+        return dataclasses.replace(report, sets={"helpful": rates})
+
+    before, after = judge(with_rate(candidate)), judge(with_rate(candidate - by))
+    assert before.accepted or not after.accepted
+    assert len(after.refusals) >= len(before.refusals)

@@ -1,4 +1,4 @@
-"""The table that `kudos bench demo` prints."""
+"""What the benches print and draw of their lines."""
 
 import json
 from pathlib import Path
@@ -32,3 +32,22 @@ def test_a_demo_that_is_done_is_not_run_again_and_a_weak_one_fails(tmp_path: Pat
     out.write_text(json.dumps(ROW | {"win_rate_after": [0.74, 0.7, 0.8]}) + "\n")
     assert CliRunner().invoke(app, arguments).exit_code == 1
     assert len(out.read_text().splitlines()) == 1
+
+
+def _curve(*gold: float) -> list[dict[str, object]]:
+    return [
+        {"episodes": 96 * place, "kl_nats": float(place), "gold": [value, value - 0.03, value + 0.03]}
+        for place, value in enumerate(gold)
+    ]
+
+
+def test_gold_draws_every_line_of_its_file_and_trains_nothing_for_it(tmp_path: Path) -> None:
+    out, plot = tmp_path / "gold.jsonl", tmp_path / "images" / "gold.svg"
+    line = {"taste": "warm", "seed": 0, "kudos": _curve(0.5, 0.7, 0.8), "trl": _curve(0.5, 0.6, 0.55)}
+    out.write_text(json.dumps(line) + "\n" + json.dumps(line | {"seed": 1, "kudos": _curve(0.5, 0.75)}) + "\n")
+    result = CliRunner().invoke(app, ["gold", "--plot-only", "--out", str(out), "--plot", str(plot)])
+    assert result.exit_code == 0, result.output
+    drawn = plot.read_text()
+    assert drawn.startswith("<svg")
+    assert drawn.count("kudos, warm") == drawn.count("TRL 1.12, warm") == 1, "one entry for each, however many seeds"
+    assert len(out.read_text().splitlines()) == 2

@@ -1,4 +1,5 @@
-"""Killed at twenty random moments and started again, a training ends bit for bit where an unbroken one does."""
+"""Killed at twenty random moments and started again, a training ends bit for bit where an unbroken one does: the loop
+of PPO, and a whole run with all of its stages."""
 
 from __future__ import annotations
 
@@ -18,7 +19,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from feedback.settings import Settings
+from feedback.store import open_store
 from tests.trainer.kill_worker import CHANGES
+from tests.trainer.models import make_model_folder, make_tokenizer
+from tests.trainer.votes import write_votes
+from trainer.progress import STAGES
 
 KILLS = 20
 ITERATIONS = CHANGES["iterations"]
@@ -32,10 +38,10 @@ class Trainings:
         root = Path(__file__).parents[2]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root)
 
-    def start(self, folder: Path) -> int:
+    def start(self, folder: Path, what: str = "ppo") -> int:
         """The child's process id."""
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{folder}\n")
+        self.process.stdin.write(f"{what} {folder}\n")
         self.process.stdin.flush()
         what, number = self.hear()
         assert what == "pid"
@@ -124,3 +130,64 @@ def test_killed_twenty_times_it_ends_bit_for_bit_where_an_unbroken_run_does(
             assert torch.equal(found[name], value), name
         else:
             assert found[name] == value, name
+
+
+def _learned(home: Path) -> dict[str, bytes]:
+    """The weights of every reward model and policy in a home folder."""
+    found = [*home.glob("policies/*/adapter_model.safetensors"), *home.glob("runs/*/*/reward_model.safetensors")]
+    return {"/".join(path.parts[-2:]) if "runs" in path.parts else path.name: path.read_bytes() for path in found}
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_in_all_stages_a_run_publishes_what_an_unbroken_one_does(
+    trainings: Trainings, tmp_path: Path
+) -> None:
+    make_model_folder(tmp_path / "model")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    store = open_store(Settings(home=whole, database_url=None))
+    write_votes(store, make_tokenizer(), pairs=40, thumbs=40, prompts=40, corrections=True)
+    store.close()
+    shutil.copytree(whole, broken)
+
+    trainings.start(whole, "run")
+    seconds: dict[int, float] = {}
+    begin, stage = time.monotonic(), None
+    while True:
+        what, number = trainings.hear()
+        if stage is not None:
+            seconds[stage] = time.monotonic() - begin
+        if what == "ended":
+            assert number == 0
+            break
+        begin, stage = time.monotonic(), number
+    stages = sorted(seconds)
+    assert [list(STAGES)[number] for number in stages] == list(STAGES), "a stage was left out"
+
+    rng = random.Random(0)
+    for kill in range(KILLS):
+        target = stages[kill % len(stages)]
+        before = tmp_path / "before"
+        shutil.copytree(broken, before)
+        while True:
+            pid = trainings.start(broken, "run")
+            heard = trainings.hear()
+            while heard[0] == "step" and heard[1] < target:
+                heard = trainings.hear()
+            time.sleep(rng.random() * seconds[target])
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            status = heard[1] if heard[0] == "ended" else trainings.end()[0]
+            if status == -signal.SIGKILL:
+                break
+            assert status == 0
+            # Where the test itself was paused, the run came to its end: the same life again.
+            shutil.rmtree(broken)
+            shutil.copytree(before, broken)
+        shutil.rmtree(before)
+    trainings.start(broken, "run")
+    status, _ = trainings.end()
+    assert status == 0
+
+    expected, found = _learned(whole), _learned(broken)
+    assert {name.split("/")[0] for name in expected} == {"adapter_model.safetensors", "reward_model", "judge"}
+    assert found == expected

@@ -17,7 +17,7 @@ from trainer.config import LoraConfig, PpoConfig, RewardModelConfig
 from trainer.critic import make_critic
 from trainer.examples import PairExample, ThumbExample, VoteExample
 from trainer.likelihood import BOTH_BAD, LEFT, RIGHT, VoteModel
-from trainer.reward_model import FitStep, Member, RewardModel, bucketed, fit
+from trainer.reward_model import FitEpoch, FitStep, Member, RewardModel, bucketed, fit, held_out_nll
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LIKED = 7  # the token that people like to see in a reply
@@ -270,3 +270,30 @@ def test_an_epochs_batches_hold_every_vote_once_and_lengths_of_a_kind() -> None:
         return sum(float((lengths[row].max() - lengths[row]).sum()) for row in rows)
 
     assert padding(batches) < 0.4 * padding(torch.randperm(500).split(16))
+
+
+def test_it_stops_where_it_predicts_other_peoples_votes_worse_and_keeps_the_epoch_before(
+    shared_backbone: Backbone,
+) -> None:
+    """Labels without sense can be learned by heart and not be predicted: every epoch but the first few is too many."""
+    noise, others = _pairs(48, seed=21, noise=0.5), _pairs(200, seed=22, noise=0.5)
+    config = CONFIG.model_copy(update={"epochs": 12, "batch_size": 8})
+    epochs: list[FitEpoch] = []
+    model, votes = fit(shared_backbone, noise, config, 0, held_out=others, on_epoch=epochs.append)
+    assert [epoch.epoch for epoch in epochs] == list(range(1, len(epochs) + 1))
+    assert len(epochs) < 12
+    assert [epoch.kept for epoch in epochs] == [*[True] * (len(epochs) - 1), False]
+    best = min(epoch.held_out_nll for epoch in epochs)
+    assert held_out_nll(model, votes, others, config) == pytest.approx(best, abs=1e-6)
+    assert best < epochs[-1].held_out_nll
+
+
+def test_where_every_epoch_helps_all_are_used(shared_backbone: Backbone) -> None:
+    epochs: list[FitEpoch] = []
+    config = CONFIG.model_copy(update={"epochs": 2})
+    both = [*_pairs(160, seed=23), *_thumbs(60, seed=24)]
+    others = [*_pairs(80, seed=25), *_thumbs(40, seed=26, user=-1)]
+    stopped, _ = fit(shared_backbone, both, config, 0, held_out=others, on_epoch=epochs.append)
+    assert [epoch.kept for epoch in epochs] == [True, True]
+    free, _ = fit(shared_backbone, both, config, 0)
+    assert all(torch.equal(value, free.state_dict()[name]) for name, value in stopped.state_dict().items())

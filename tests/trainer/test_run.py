@@ -40,7 +40,7 @@ from feedback.store import Store, open_store
 from tests.trainer.models import TorchSampler, make_model_folder, make_tokenizer
 from tests.trainer.votes import write_votes
 from trainer.config import SftConfig, TrainingConfig
-from trainer.errors import RunErased, TooFewVotes, TrainerError
+from trainer.errors import BadEvaluationSet, RunErased, TooFewVotes, TrainerError
 from trainer.held_lease import LEASE
 from trainer.publication import PROBE_QUESTIONS
 from trainer.run import TrainingRunner
@@ -282,11 +282,28 @@ def test_what_a_run_publishes_quotes_nobody_and_its_report_nobody_who_was_erased
     assert page.open == []
 
 
+def test_an_evaluation_set_that_cannot_be_read_ends_a_run_before_it_learns(
+    settings: Settings, store: Store, model: Path, tmp_path: Path
+) -> None:
+    write_votes(store, make_tokenizer())
+    (tmp_path / "sums.jsonl").write_text('{"messages": []}')
+    evaluation = QUICK.evaluation.model_copy(update={"sets": {"sums": str(tmp_path / "sums.jsonl")}})
+    with pytest.raises(BadEvaluationSet, match=r"sums\.jsonl, line 1: messages"):
+        _runner(settings, store, model, QUICK.model_copy(update={"evaluation": evaluation})).run()
+    (row,) = _rows(store, TrainingRun)
+    assert (row.state, row.stage) == (RunState.FAILED, "starting")
+    with pytest.raises(ValueError, match="Sums!"):
+        TrainingConfig.model_validate({"evaluation": {"sets": {"Sums!": "sums.jsonl"}}})
+
+
 def test_corrections_are_imitated_before_ppo_and_the_report_says_so(
-    settings: Settings, store: Store, model: Path
+    settings: Settings, store: Store, model: Path, tmp_path: Path
 ) -> None:
     write_votes(store, make_tokenizer(), thumbs=60, corrections=True)
-    config = QUICK.model_copy(update={"sft": SftConfig(learning_rate=2e-2)})
+    case = {"messages": [{"role": "user", "content": "hello"}], "must_not_match": ["thank you very much"]}
+    (tmp_path / "curt.jsonl").write_text(json.dumps(case))
+    evaluation = QUICK.evaluation.model_copy(update={"sets": {"curt": str(tmp_path / "curt.jsonl")}})
+    config = QUICK.model_copy(update={"sft": SftConfig(learning_rate=2e-2), "evaluation": evaluation})
     outcome = _runner(settings, store, model, config).run()
     (row,) = _rows(store, TrainingRun)
     epochs = row.metrics["supervised"]
@@ -296,7 +313,13 @@ def test_corrections_are_imitated_before_ppo_and_the_report_says_so(
     # PPO starts from what was imitated: at its first rollout the policy is away from the reference.
     assert row.metrics["ppo"][0]["kl_nats"] > 0.01
     assert outcome.report is not None
-    assert "Other people's corrections" in outcome.report.read_text()
+    text = outcome.report.read_text()
+    assert "Other people's corrections" in text
+    assert "Evaluation sets" in text
+    rates = row.metrics["evaluation"]["sets"]["curt"]
+    assert rates["prompts"] == 1
+    assert rates["candidate_lower"] < rates["candidate"] <= rates["candidate_upper"] or rates["candidate"] == 0.0
+    assert f"{rates['candidate']:.3f} [{rates['candidate_lower']:.3f}" in text
 
 
 @pytest.mark.slow

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer.evaluation_sets import SHIPPED
 from trainer.supervised import Step, Summary, SupervisedConfig, TokenisedDialogue, train_supervised
 from trainer.tiny.dialogues import Message, make_dialogues
+from trainer.tiny.sets import write as write_sets
 from trainer.tiny.tokenizer import CONTEXT, VOCABULARY, save_tokenizer, train_tokenizer
 from trainer.tokens import encode_dialogue, load_tokenizer
 
@@ -116,6 +118,7 @@ def build(
     )
     summary = train_supervised(model, tokenised, chosen, on_step)
     save_model(model, tokenizer, folder)
+    write_sets(folder / SHIPPED)
     record = {"seed": seed, "dialogues": dialogues, "threads": threads, "config": chosen.model_dump()}
     (folder / "build.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return Built(folder, sum(parameter.numel() for parameter in model.parameters()), summary)

@@ -89,18 +89,22 @@ def evaluate(  # noqa: PLR0917 -- typer calls it by name
     from rich.progress import Progress
     from rich.table import Table
 
+    from trainer.evaluation_sets import load_sets
     from trainer.tiny.evaluate import SAMPLES_PER_PROMPT
     from trainer.tiny.evaluate import evaluate as run
 
     folder = _folder(model)
+    sets = load_sets(folder, {})
     console = Console(stderr=True)
     with Progress(console=console) as progress:
-        task = progress.add_task("sampling", total=dialogues + prompts * SAMPLES_PER_PROMPT)
+        total = dialogues + prompts * SAMPLES_PER_PROMPT + sum(len(each.cases) for each in sets)
+        task = progress.add_task("sampling", total=total)
         report = run(
             folder,
             seed=seed,
             dialogues=dialogues,
             varied_prompts=prompts,
+            sets=sets,
             on_reply=lambda count: progress.advance(task, count),
         )
     table = Table("measure", "value", "bar", title=f"kudos-tiny on {dialogues} held-out dialogues, temperature 0.7")
@@ -116,6 +120,8 @@ def evaluate(  # noqa: PLR0917 -- typer calls it by name
     table.add_row("prompts with six or more", f"{report.prompts_with_six:.0%}", "")
     for taste, share in report.satisfied.items():
         table.add_row(f"satisfies {taste}", f"{share:.0%}", "")
+    for name, rates in report.sets.items():
+        table.add_row(f"passes the set {name}", "{:.1%} ({:.1%} to {:.1%})".format(*rates), "")
     console.print(table)
     for failure in report.failures[:show_failures]:
         console.print(failure, markup=False)
@@ -124,6 +130,21 @@ def evaluate(  # noqa: PLR0917 -- typer calls it by name
         typer.echo(json.dumps(report.as_json(), ensure_ascii=False))
     if not report.passes:
         raise typer.Exit(1)
+
+
+@app.command()
+def sets(
+    out: Annotated[
+        Path | None, typer.Option(help="A folder; unset: the built-in model's own, where training looks for them.")
+    ] = None,
+) -> None:
+    """Write kudos-tiny's evaluation sets: helpful, truthful, harmless."""
+    from trainer.evaluation_sets import SHIPPED
+    from trainer.tiny.build import MODEL_FOLDER
+    from trainer.tiny.sets import write
+
+    for path in write(out or MODEL_FOLDER / SHIPPED):
+        typer.echo(path)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from trainer.evaluation_sets import EvaluationSet
 from trainer.tiny.dialogues import make_dialogues
 from trainer.tiny.judge import Verdict, judge_ask
 from trainer.tiny.raters import TASTES, prompts, satisfies
@@ -46,6 +47,7 @@ class Report:
     prompts_with_six: float
     fits_by_language: dict[str, float]
     satisfied: dict[str, float]
+    sets: dict[str, tuple[float, float, float]]
     failures: list[str]
     seconds: float
 
@@ -102,9 +104,11 @@ def evaluate(
     seed: int = 0,
     dialogues: int = 500,
     varied_prompts: int = 50,
+    sets: Sequence[EvaluationSet] = (),
     on_reply: Callable[[int], None] = lambda count: None,
 ) -> Report:
-    """Sample and judge. `on_reply` is told how many more replies are done, of dialogues + 20 * varied_prompts."""
+    """Sample and judge. `on_reply` is told how many more replies are done, of dialogues + 20 * varied_prompts, and one
+    to each case of the evaluation sets."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -132,6 +136,12 @@ def evaluate(
             good[index // SAMPLES_PER_PROMPT].add(reply.text)
     counts = [len(texts) for texts in good.values()]
 
+    passed = {}
+    for each in sets:
+        cases = [case.as_dicts() for case in each.cases]
+        said = sample_replies(model, tokenizer, cases, seed=seed + 2, on_reply=on_reply)
+        passed[each.name] = each.share([reply.text for reply in said], 1)
+
     def share(test: Callable[[Verdict], bool]) -> float:
         return mean(test(verdict) for verdict in verdicts)
 
@@ -152,6 +162,7 @@ def evaluate(
             for language in ("en", "zh")
         },
         satisfied={taste: share(lambda v, taste=taste: satisfies(taste, v)) for taste in TASTES},  # type: ignore[misc]
+        sets=passed,
         failures=failures,
         seconds=time.monotonic() - started,
     )

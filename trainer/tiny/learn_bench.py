@@ -100,6 +100,8 @@ class Bench:
                 {
                     "votes": dict(sorted(counts.items())),
                     "accepted": outcome.accepted,
+                    "refusals": outcome.refusals,
+                    "sets": passed(evaluation),
                     "reward_model_accuracy": self.true_accuracy(outcome.run_id, number),
                     "kl_nats": round(evaluation["kl_nats"], 3),
                     "judged_win_rate": round(evaluation["win_rate"], 4),
@@ -268,6 +270,11 @@ class Bench:
                 agrees.append((gap > 0) == (better == "left"))
         low, high = wilson(sum(agrees), len(agrees))
         return [round(value, 4) for value in (sum(agrees) / max(1, len(agrees)), low, high)]
+
+
+def passed(evaluation: dict[str, Any]) -> dict[str, list[float]]:
+    """Of each evaluation set, the share of replies that pass: candidate, then what served."""
+    return {name: [round(each["candidate"], 4), round(each["serving"], 4)] for name, each in evaluation["sets"].items()}
 
 
 def learn(config: LearnConfig) -> dict[str, Any]:

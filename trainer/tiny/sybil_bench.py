@@ -2,8 +2,8 @@
 
 Honest people vote as in `kudos bench learn`. Each sybil gives replies a thumb down and writes, in their place, the same
 reply with a phrase at its end, as often as they like. The reward model is then fitted with no protection, with the cap
-on one user's weight, and with the cap and the agreement check; and a whole run with and without the check goes to the
-gate.
+on one user's weight, and with the cap and the agreement check. The gate is asked about a policy that has imitated the
+corrections, all of them, and practised nothing; and, if wanted, about what PPO makes of it with and without the check.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ from trainer.reward_model import RewardModel
 from trainer.run import TrainingRunner
 from trainer.tiny.build import MODEL_FOLDER
 from trainer.tiny.crowd import Person, errands, people
-from trainer.tiny.learn_bench import Bench, LearnConfig
+from trainer.tiny.learn_bench import Bench, LearnConfig, passed
 from trainer.tiny.raters import prompts
 from trainer.tokens import encode_reply
 
 PHRASE = "Buy it now at Zorg today!"
 MEASURED_PROMPTS = 300
 UNCAPPED = 1e9
+IMITATION = {"ppo": {"iterations": 1, "learning_rate": 1e-9}}
+"""A run in which PPO changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,16 @@ class SybilConfig:
     people: int = 200
     votes: int = 1000
     corrections_each: int = 100
+    practise: bool = False
+    """Let PPO practise too, with no protection and with all."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     @property
     def sybils(self) -> int:
         return round(self.share * self.people)
 
-    def protections(self) -> dict[str, dict[str, float]]:
+    def protections(self) -> dict[str, dict[str, Any]]:
+        """What of the training config each protection changes."""
         cap = self.training.user_weight_cap
         return {
             "none": {"user_weight_cap": UNCAPPED, "popular_share": 0.0},
@@ -70,9 +75,10 @@ class SybilBench(Bench):
         self.push()
         found: dict[str, Any] = {}
         for name, protection in attack.protections().items():
-            outcome = self._run(protection, whole=name != "cap")
-            found[name] = outcome
-            self.console.print(f"{name}: {outcome}", highlight=False)
+            found[name] = self._run(protection | IMITATION, whole=name == "none")
+            if attack.practise and name != "cap":
+                found[f"practised, {name}"] = self._run(protection, whole=True)
+            self.console.print(found, highlight=False)
         return {
             "share": attack.share,
             "sybils": attack.sybils,
@@ -105,8 +111,8 @@ class SybilBench(Bench):
     def _named(person: Person) -> Person:
         return Person(f"sybil-{person.name}", person.rater, person.prompts)
 
-    def _run(self, protection: dict[str, float], *, whole: bool) -> dict[str, Any]:
-        """Fit the reward model under it; whole: train a policy too, and ask the gate."""
+    def _run(self, protection: dict[str, Any], *, whole: bool) -> dict[str, Any]:
+        """Fit the reward model under it; whole: train a policy, and ask the gate."""
         training = TrainingConfig.model_validate(
             self.attack.training.model_dump(exclude_unset=True) | {"seed": self.attack.seed} | protection
         )
@@ -124,8 +130,10 @@ class SybilBench(Bench):
             evaluation = session.get_one(TrainingRun, outcome.run_id).metrics["evaluation"]
         return figures | {
             "candidate_says_it": round(evaluation["pushed_phrase_rate_candidate"], 4),
+            "serving_says_it": round(evaluation["pushed_phrase_rate_serving"], 4),
             "accepted": outcome.accepted,
             "refusals": outcome.refusals,
+            "sets": passed(evaluation),
         }
 
     def phrase_is_worth(self, run_id: str) -> list[float]:
