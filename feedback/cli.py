@@ -29,6 +29,7 @@ class ImportFormat(StrEnum):
     HH = "hh"
     ARENA = "arena"
     OPEN_WEBUI = "open-webui"
+    RANKINGS = "rankings"
 
 
 class ExportFormat(StrEnum):
@@ -82,7 +83,10 @@ def stats(json_: Json = False) -> None:
 def import_(
     path: Annotated[Path, typer.Argument(help="JSON lines or one JSON array; may be compressed (.gz).")],
     format_: Annotated[
-        ImportFormat, typer.Option("--format", help="Whose file it is: HH-RLHF, Chatbot Arena or Open WebUI.")
+        ImportFormat,
+        typer.Option(
+            "--format", help="Whose file it is: HH-RLHF, Chatbot Arena, Open WebUI; or rankings of several replies."
+        ),
     ] = ImportFormat.HH,
     json_: Json = False,
 ) -> None:

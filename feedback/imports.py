@@ -20,6 +20,7 @@ from feedback.hh import parse_hh
 from feedback.ids import prompt_digest
 from feedback.judgement import Judgement
 from feedback.open_webui import parse_open_webui
+from feedback.ranked import parse_ranking
 from feedback.records import Problem, Progress, Record, read_records
 from feedback.schema import Comparison, Conversation, Reply, ReplyState, TargetKind, User, Vote, now
 from feedback.statements import columns, insert_ignore_many, insert_many
@@ -34,7 +35,7 @@ _KEPT_PROBLEMS = 100
 
 @dataclass(frozen=True)
 class Format:
-    parse: Callable[[Record], Judgement | Problem]
+    parse: Callable[[Record], Judgement | list[Judgement] | Problem]
     tag: str  # in the ids of its rows
     can_change: bool = False
 
@@ -43,6 +44,7 @@ FORMATS = {
     "hh": Format(parse_hh, "hh"),
     "arena": Format(parse_arena, "ar"),
     "open-webui": Format(parse_open_webui, "ow", can_change=True),
+    "rankings": Format(parse_ranking, "rk"),
 }
 
 
@@ -99,7 +101,7 @@ def _batches(
             if isinstance(read, Problem):
                 summary.add_problem(read)
             else:
-                yield read
+                yield from read if isinstance(read, list) else [read]
 
     judgements = good()
     while batch := list(islice(judgements, _BATCH)):
