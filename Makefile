@@ -21,7 +21,7 @@ demo: install ## Watch simulated raters teach a fresh kudos, and the proof that 
 	@exec $(KUDOS) demo
 
 test: install-dev ## All tests, with real engines, databases and browsers
-	$(PYTHON) -m pytest -n 2 $(TEST_ARGS)
+	$(PYTHON) -m pytest -n 2 --dist loadscope $(TEST_ARGS)
 
 test-clients: install-dev ## Clients that no one here wrote, against a real server; installs them first (minutes, 3 GB)
 	sh tests/clients/install.sh
@@ -32,7 +32,7 @@ check: install-dev ## Style, types, arrows and quick tests; under two minutes
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	.venv/bin/lint-imports
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n 2 -m "$(QUICK)" $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n 2 --dist worksteal -m "$(QUICK)" $(TEST_ARGS)
 
 fmt: install-dev ## Format, and fix what can be fixed by itself
 	$(PYTHON) -m ruff format .

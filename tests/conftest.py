@@ -28,5 +28,5 @@ class Sharing(LoadScopeScheduling):
 
 
 @pytest.hookimpl(optionalhook=True)  # where xdist is not at work there is nothing to share out
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Sharing:
-    return Sharing(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Sharing | None:
+    return Sharing(config, log) if config.getvalue("dist") == "loadscope" else None
