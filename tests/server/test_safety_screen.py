@@ -225,6 +225,6 @@ def test_a_mistake_in_the_file_is_named(tmp_path: Path, text: str, why: str) -> 
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
-    text = '[[classifiers]]\nname = "a"\nmodel = "no/such-model"\nlabel = "l"'
-    with pytest.raises(BadConfiguration, match="no/such-model"):
+    text = '[[classifiers]]\nname = "a"\nmodel = "there/is/no-such-model"\nlabel = "l"'
+    with pytest.raises(BadConfiguration, match="there/is/no-such-model"):
         a_filter(tmp_path, text)
