@@ -262,7 +262,7 @@ class ChatRequest(_Body):
             )
         if self.parent_id is not None and self.regenerate_of is not None:
             raise ApiError(
-                422,
+                400,
                 "parent_id: not together with regenerate_of, which has the same parent",
                 param="parent_id",
                 code="invalid_value",

@@ -138,12 +138,15 @@ _SECURITY = {
 }
 
 
-def body_of(kind: type[BaseModel], *, required: bool = True, without: Iterable[str] = ()) -> dict[str, Any]:
+def body_of(kind: type[BaseModel], *, required: bool = True, refused: Iterable[str] = ()) -> dict[str, Any]:
     """For a route's `openapi_extra`, as all routes read their bodies by themselves, for a size limit and errors of one
-    shape. The schema stands in one piece: FastAPI collects no definitions from there."""
+    shape. The schema stands in one piece: FastAPI collects no definitions from there.
+
+    refused: fields that this route does not take; they stay in the schema, since their types are checked first.
+    """
     schema = kind.model_json_schema()
-    for field in without:
-        del schema["properties"][field]
+    for field in refused:
+        schema["properties"][field]["description"] = "Not here: anything but its default is refused with 400."
     definitions = schema.pop("$defs", {})
 
     def whole(node: Any) -> Any:

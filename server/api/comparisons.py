@@ -39,14 +39,13 @@ _NEXT = {
     "vote": link("put_feedback", reply_id="left/choices/0/reply_id"),
 }
 _REFUSED = ("n", "logprobs", "response_format", "tools")
-_MEANINGLESS = ("top_logprobs", "tool_choice")
 _draw = random.SystemRandom()
 
 
 @router.post(
     "/comparisons",
     response_model=shapes.Comparison,
-    openapi_extra=body_of(ChatRequest, without=(*_REFUSED, *_MEANINGLESS)),
+    openapi_extra=body_of(ChatRequest, refused=_REFUSED),
     responses={200: stream_of(shapes.SIDES_STREAM) | {"links": _NEXT}, **REFUSALS},
 )
 async def compare(request: Request) -> Response:

@@ -41,7 +41,7 @@ def test_a_message_follows_what_its_parent_id_names(forked: Callable[..., Forked
 
         assert refused(parent_id="chatcmpl-none", **place) == 404
         assert refused(parent_id=first["id"], conversation_id="conv-another") == 404
-        assert refused(parent_id=first["id"], regenerate_of=second["id"], **place) == 422
+        assert refused(parent_id=first["id"], regenerate_of=second["id"], **place) == 400
         assert other.post("/v1/chat/completions", json=body | {"parent_id": first["id"]}).status_code == 404
 
 

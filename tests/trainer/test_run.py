@@ -344,7 +344,8 @@ def test_full_fine_tuning_starts_from_the_served_adapter_and_publishes_a_whole_c
     with store.write() as session:
         rollout.start(session, adapter, share=1.0, force=True, reason="a test")
         rollout.promote(session)
-    full = {"method": "full", "learning_rate": 1e-3, "critic_learning_rate": 1e-3}
+    # Long enough that some replies end: where none does all have the same reward, and nothing is learned.
+    full = {"method": "full", "learning_rate": 1e-3, "critic_learning_rate": 1e-3, "response_tokens": 24}
     config = TrainingConfig.model_validate(
         QUICK.model_dump() | {"publish": "full", "ppo": QUICK.ppo.model_dump() | full}
     )

@@ -69,7 +69,7 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> N
     pytest.fail(f"the server did not get ready; the end of its log:\n{log.read_text()[-4000:]}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     if "KUDOS_TEST_URL" in os.environ:
         home = Path(os.environ["KUDOS_TEST_HOME"])
@@ -118,7 +118,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait(60)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # while it is open, its own event loop runs in this thread
 def browser() -> Iterator[Browser]:
     if not Path(CHROMIUM).exists():
         pytest.skip(f"no Chromium at {CHROMIUM}; set KUDOS_TEST_CHROMIUM")
