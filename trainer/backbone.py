@@ -29,6 +29,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from trainer.batches import Batch
 from trainer.errors import UnsupportedModel
+from trainer.fused import Grid, Places, add_norm, attend, rms_norm, swiglu
 
 ADAPTED = (
     "self_attn.q_proj",
@@ -53,6 +54,10 @@ class Backbone:
             raise UnsupportedModel(
                 f"{type(model).__name__} is of the family {self.config.model_type!r}, whose layers are not written "
                 "down here: use a Llama, Qwen2, Qwen3 or Mistral model"
+            )
+        if self.config.hidden_act != "silu":
+            raise UnsupportedModel(
+                f"its MLPs use {self.config.hidden_act!r}, and only silu is written down here: use another model"
             )
         self.model: nn.Module = model.requires_grad_(False).eval()
         self.folder = folder
@@ -103,9 +108,9 @@ class Backbone:
         """Layers start..stop−1, with `weights` in place of the frozen ones. (N, H), but (C, H) from the top: the last
         layer computes only what is read."""
         cos_1ND, sin_1ND = self._inner.rotary_emb(hidden_NH, position_ids=batch.positions_N[None])
-        rotary = cos_1ND[0][:, None], sin_1ND[0][:, None]
+        places = Places(batch.slot_N, batch.prompts, batch.row_tokens, cos_1ND[0], sin_1ND[0])
         for index in range(start, stop):
-            hidden_NH = self._layer(index, hidden_NH, batch, rotary, weights)
+            hidden_NH = self._layer(index, hidden_NH, batch, places, weights)
         return hidden_NH
 
     def _layer(
@@ -113,7 +118,7 @@ class Backbone:
         index: int,
         hidden_NH: Tensor,
         batch: Batch,
-        rotary: tuple[Tensor, Tensor],
+        places: Places,
         weights: Weights,
     ) -> Tensor:
         """One decoder layer; the uppermost one only for the tokens that are read."""
@@ -124,33 +129,33 @@ class Backbone:
             weight, bias = weights.get(f"{path}.weight", module.weight), weights.get(f"{path}.bias", module.bias)
             return F.linear(x, weight, bias)
 
-        def norm(name: str, x: Tensor) -> Tensor:
+        def normer(name: str) -> tuple[Tensor, float]:
             module = layer.get_submodule(name)
-            return rms_norm(x, weights.get(f"layers.{index}.{name}.weight", module.weight), module.variance_epsilon)
+            return weights.get(f"layers.{index}.{name}.weight", module.weight), module.variance_epsilon
+
+        def norm(name: str, x: Tensor) -> Tensor:
+            return rms_norm(x, *normer(name))
 
         def heads(name: str, x: Tensor) -> Tensor:
             return linear(f"self_attn.{name}_proj", x).view(len(x), -1, layer.self_attn.head_dim)
 
         normed_NH = norm("input_layernorm", hidden_NH)
-        cos, sin = rotary
-        asking, asking_rotary, slots, width = normed_NH, rotary, batch.slot_N, batch.row_tokens
+        asking_NH, asking = normed_NH, places
         top = index == self.depth - 1
         if top:
-            asking, asking_rotary = normed_NH[batch.read_C], (cos[batch.read_C], sin[batch.read_C])
-            hidden_NH, slots, width = hidden_NH[batch.read_C], batch.read_slot_C, batch.row_reads
-        query, key, value = heads("q", asking), heads("k", normed_NH), heads("v", normed_NH)
+            asking_NH, hidden_NH, cos_CD, sin_CD = (
+                x.index_select(0, batch.read_C) for x in (normed_NH, hidden_NH, places.cos_ND, places.sin_ND)
+            )
+            asking = Places(batch.read_slot_C, batch.prompts, batch.row_reads, cos_CD, sin_CD)
+        query, key, value = heads("q", asking_NH), heads("k", normed_NH), heads("v", normed_NH)
         if hasattr(layer.self_attn, "q_norm"):
             query, key = norm("self_attn.q_norm", query), norm("self_attn.k_norm", key)
-        attended = attend(
-            on_grid(rotated(query, *asking_rotary), slots, batch.prompts, width),
-            on_grid(rotated(key, cos, sin), batch.slot_N, batch.prompts, batch.row_tokens),
-            on_grid(value, batch.slot_N, batch.prompts, batch.row_tokens),
-            batch.mask(hidden_NH.dtype, read=top),
-            layer.self_attn.scaling,
+        grid = Grid(asking, places, batch.mask(hidden_NH.dtype, read=top), layer.self_attn.scaling)
+        attended = attend(query, key, value, grid)
+        hidden_NH, normed_NH = add_norm(
+            hidden_NH, linear("self_attn.o_proj", attended), *normer("post_attention_layernorm")
         )
-        hidden_NH = hidden_NH + linear("self_attn.o_proj", attended.flatten(0, 1)[slots])
-        normed = norm("post_attention_layernorm", hidden_NH)
-        gated = layer.mlp.act_fn(linear("mlp.gate_proj", normed)) * linear("mlp.up_proj", normed)
+        gated = swiglu(linear("mlp.gate_proj", normed_NH), linear("mlp.up_proj", normed_NH))
         return hidden_NH + linear("mlp.down_proj", gated)
 
     def normed(self, hidden: Tensor, weights: Weights = FROZEN) -> Tensor:
@@ -170,65 +175,3 @@ class Backbone:
         if self.tied:
             state.pop(HEAD, None)
         return state
-
-
-def precise_type(x: Tensor) -> torch.dtype:
-    """fp32 for bf16 and fp32, and float64 for float64: a model in float64 is computed in float64 throughout."""
-    return torch.promote_types(x.dtype, torch.float32)
-
-
-def precise(x: Tensor) -> Tensor:
-    return x.to(precise_type(x))
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Zhang and Sennrich 2019 (arXiv 1910.07467), in fp32 as the models were trained."""
-    return _RmsNorm.apply(x, weight, eps)  # type: ignore[no-any-return, no-untyped-call]
-
-
-class _RmsNorm(torch.autograd.Function):
-    """n = x / rms(x), out = w·n; dx = (g − n·mean(g·n)) / rms(x) with g = w·dout, and dw = Σ dout·n. By hand, because
-    autograd keeps and goes through twice as many fp32 copies of x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        exact = precise(x)
-        inverse = torch.rsqrt(torch.linalg.vector_norm(exact, dim=-1, keepdim=True).square_() / x.shape[-1] + eps)
-        ctx.save_for_backward(x, weight, inverse)
-        return weight * (exact * inverse).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        (gradient,), (x, weight, inverse) = gradients, ctx.saved_tensors
-        for_x, for_weight, _ = ctx.needs_input_grad
-        normed = precise(x) * inverse
-        dx = dw = None
-        if for_weight:
-            dw = (gradient * normed.to(x.dtype)).flatten(0, -2).sum(0, dtype=inverse.dtype).to(weight.dtype)
-        if for_x:
-            scaled = precise(gradient * weight)
-            along = (scaled * normed).mean(-1, keepdim=True)
-            dx = scaled.sub_(normed.mul_(along)).mul_(inverse).to(x.dtype)
-        return dx, dw, None
-
-
-def rotated(x_NAD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions: Su et al. 2021 (arXiv 2104.09864), with halves in the place of neighbours."""
-    first, second = x_NAD.chunk(2, dim=-1)
-    return x_NAD * cos + torch.cat([-second, first], dim=-1) * sin
-
-
-def on_grid(x_NAD: Tensor, slots: Tensor, prompts: int, width: int) -> Tensor:
-    """(P, A, width, D): packed tokens in their rows; what no token fills is zero."""
-    grid = x_NAD.new_zeros(prompts * width, *x_NAD.shape[1:]).index_copy(0, slots, x_NAD)
-    return grid.view(prompts, width, *x_NAD.shape[1:]).transpose(1, 2)
-
-
-def attend(query_PAQD: Tensor, key_PKTD: Tensor, value_PKTD: Tensor, mask_P1QT: Tensor, scale: float) -> Tensor:
-    """(P, Q, A·D). Plain products: on CPU their backward pass is a fifth faster than the fused kernel's at a chat's
-    lengths. Several heads of queries may share one of keys (Ainslie et al. 2023, arXiv 2305.13245)."""
-    groups = query_PAQD.shape[1] // key_PKTD.shape[1]
-    key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key_PKTD, value_PKTD))
-    scores = query_PAQD @ key.transpose(-1, -2) * scale + mask_P1QT
-    shares = torch.softmax(scores, dim=-1, dtype=precise_type(scores)).to(query_PAQD.dtype)
-    return (shares @ value).transpose(1, 2).flatten(2)

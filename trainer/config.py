@@ -117,8 +117,9 @@ class PpoConfig(Frozen):
     batch_size: int = Field(96, ge=2)
     minibatches: int = Field(2, ge=1)
     epochs: int = Field(2, ge=1)
-    microbatch_tokens: int = Field(2048, ge=256)
-    """Positions of attention's grid in one pass: memory against speed, nothing else."""
+    microbatch_tokens: int = Field(768, ge=256)
+    """Positions of attention's grid in one pass: memory against speed, nothing else. A small model is fastest where a
+    pass stays in a core's cache."""
     response_tokens: int = Field(64, ge=1)
     temperature: float = Field(0.7, gt=0)
     """Of the rollouts; the same as the server's default, so that training sees what users see."""

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from trainer.backbone import FROZEN, Weights
+from trainer.backbone import Weights
 from trainer.batches import Batch, Part
 from trainer.config import PpoConfig
 from trainer.lora import LoraAdapter
 from trainer.reward_model import Member, RewardModel, readout
-from trainer.trainable import FullWeights, Trainable
+from trainer.trainable import FullWeights, Trainable, leaves
+
+HEAD, SHIFT = "value.head", "value.shift"  # among a critic's weights
 
 
 class Critic(nn.Module, ABC):
@@ -44,18 +46,23 @@ class Critic(nn.Module, ABC):
     def states(self, frozen: Tensor, batch: Batch, weights: Weights) -> Tensor:
         """(C, H): what the head reads."""
 
-    @contextmanager
-    def merged_once(self) -> Iterator[Weights]:
-        """Its weights for any number of backward passes: see `Trainable.merged_once`."""
-        yield FROZEN
-
     def merged(self) -> Weights:
-        return FROZEN
+        """As they run, the head among them."""
+        return {HEAD: self.head, SHIFT: self.shift}
 
-    def values(self, frozen: Tensor, batch: Batch, weights: Weights | None = None) -> Tensor:
-        """(B, R): V_t, read where token t is predicted from. weights: its merged weights, where the caller has them."""
-        states_CH = self.states(frozen, batch, self.merged() if weights is None else weights)
-        return readout(states_CH, batch, self.head)[:, :-1] + self.shift
+    @contextmanager
+    def merged_once(self, copies: int) -> Iterator[list[Weights]]:
+        """Its weights, with the head among them, for any number of backward passes: see `trainable.leaves`."""
+        with leaves({HEAD: self.head, SHIFT: self.shift}, None, copies) as heads, self._layers(copies) as layers:
+            yield [head | layer for head, layer in zip(heads, layers, strict=True)]
+
+    def _layers(self, copies: int) -> AbstractContextManager[list[dict[str, Tensor]]]:
+        return nullcontext([{} for _ in range(copies)])
+
+    def values(self, frozen: Tensor, batch: Batch, weights: Weights) -> Tensor:
+        """(B, R): V_t, read where token t is predicted from."""
+        states_CH = self.states(frozen, batch, weights)
+        return readout(states_CH, batch, weights[HEAD])[:, :-1] + weights[SHIFT]
 
     @torch.no_grad()
     def rescale(self, scale: float, shift: float) -> None:
@@ -97,12 +104,10 @@ class LayersCritic(Critic):
         return backbone.normed(backbone.run(below_NH, batch, first, backbone.depth, weights), weights)
 
     def merged(self) -> Weights:
-        return self.weights.merged()
+        return {**super().merged(), **self.weights.merged()}
 
-    @contextmanager
-    def merged_once(self) -> Iterator[Weights]:
-        with self.weights.merged_once() as weights:
-            yield weights
+    def _layers(self, copies: int) -> AbstractContextManager[list[dict[str, Tensor]]]:
+        return self.weights.merged_once(copies)
 
 
 def make_critic(reward_model: RewardModel, config: PpoConfig) -> Critic:

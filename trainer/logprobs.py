@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer.backbone import FROZEN, Backbone, Weights, precise, precise_type
-from trainer.batches import Batch
+from trainer.backbone import FROZEN, Backbone, Weights
+from trainer.batches import Batch, Part
+from trainer.fused import chosen_back_, chosen_logprobs, precise, precise_type
+from trainer.workers import each_part
 
-SCORING_TOKENS = 4096
+SCORING_TOKENS = 1024
 """Positions of one pass where no gradient is kept."""
 TABLE_NUMBERS = 2**19
 """Of one piece of the table of logits."""
@@ -30,7 +32,7 @@ def reply_logprobs(
     hidden_CH: what the uppermost layer gives. Logits are computed only where replies are.
     """
     mask_BR = batch.reply_mask_BR
-    states_CH = backbone.normed(hidden_CH[batch.predicting_BR[mask_BR]], weights)
+    states_CH = backbone.normed(hidden_CH.index_select(0, batch.predicting_BR[mask_BR]), weights)
     logprobs_C: Tensor = _Chosen.apply(  # type: ignore[no-untyped-call]
         states_CH, backbone.head(weights), batch.reply_ids_BR[mask_BR], temperature
     )
@@ -43,7 +45,7 @@ def reply_logprobs_and_entropy(
 ) -> tuple[Tensor, Tensor]:
     """(B, R) each: as above, and the nats of entropy of the distribution that each token was drawn from."""
     mask_BR = batch.reply_mask_BR
-    states_CH = backbone.normed(hidden_CH[batch.predicting_BR[mask_BR]], weights)
+    states_CH = backbone.normed(hidden_CH.index_select(0, batch.predicting_BR[mask_BR]), weights)
     chosen_C = batch.reply_ids_BR[mask_BR]
     logprobs, entropies = [], []
     for rows, table in _tables(states_CH, backbone.head(weights), temperature):
@@ -64,11 +66,14 @@ def score_logprobs(
     """(B, R): the logprobs of given replies under these weights, in passes of bounded size."""
     batch = Batch.of(prompts, replies)
     result_BR = torch.zeros(batch.reply_mask_BR.shape)
-    for part in batch.by_length(SCORING_TOKENS):
+
+    def score(part: Part) -> None:
         piece = part.batch
         hidden_CH = backbone.run(backbone.embed(piece, weights), piece, 0, backbone.depth, weights)
         logprobs = reply_logprobs(backbone, hidden_CH, piece, temperature, weights)
         result_BR[part.replies, : logprobs.shape[1]] = logprobs
+
+    each_part(batch.by_length(SCORING_TOKENS), score)
     return result_BR
 
 
@@ -80,33 +85,38 @@ class _Chosen(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, states_CH: Tensor, head_VH: Tensor, chosen_C: Tensor, temperature: float) -> Tensor:
-        ctx.save_for_backward(states_CH, head_VH, chosen_C)
+        logprobs_C, norms_C = (states_CH.new_empty(len(states_CH), dtype=precise_type(states_CH)) for _ in range(2))
+        for rows in _pieces(states_CH, head_VH):
+            logits = F.linear(states_CH[rows], head_VH)
+            logprobs_C[rows], norms_C[rows] = chosen_logprobs(logits, chosen_C[rows], temperature)
+        ctx.save_for_backward(states_CH, head_VH, chosen_C, norms_C)
         ctx.temperature = temperature
-        tables = _tables(states_CH, head_VH, temperature)
-        return torch.cat([table.gather(1, chosen_C[rows, None]).squeeze(1) for rows, table in tables])
+        return logprobs_C
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        states_CH, head_VH, chosen_C = ctx.saved_tensors
-        gradient_C = gradients[0] / ctx.temperature
+        states_CH, head_VH, chosen_C, norms_C = ctx.saved_tensors
+        gradient_C = gradients[0].contiguous()
         for_states, for_head = ctx.needs_input_grad[:2]
         states_gradient = torch.empty_like(states_CH) if for_states else None
         head_gradient = torch.zeros_like(head_VH, dtype=precise_type(head_VH)) if for_head else None
-        for rows, table in _tables(states_CH, head_VH, ctx.temperature):
-            piece_C1 = gradient_C[rows, None]
-            logits_gradient = table.exp_().mul_(-piece_C1).scatter_add_(1, chosen_C[rows, None], piece_C1)
-            rounded = logits_gradient.to(states_CH.dtype)
+        for rows in _pieces(states_CH, head_VH):
+            logits = F.linear(states_CH[rows], head_VH)
+            logits_gradient = chosen_back_(logits, chosen_C[rows], gradient_C[rows], norms_C[rows], ctx.temperature)
             if states_gradient is not None:
-                states_gradient[rows] = rounded @ head_VH
+                states_gradient[rows] = logits_gradient @ head_VH
             if head_gradient is not None:
-                head_gradient += rounded.T @ states_CH[rows]
+                head_gradient += logits_gradient.T @ states_CH[rows]
         return states_gradient, head_gradient.to(head_VH.dtype) if head_gradient is not None else None, None, None
+
+
+def _pieces(states_CH: Tensor, head_VH: Tensor) -> Iterator[slice]:
+    step = max(64, TABLE_NUMBERS // len(head_VH))
+    return (slice(start, start + step) for start in range(0, len(states_CH), step))
 
 
 def _tables(states_CH: Tensor, head_VH: Tensor, temperature: float) -> Iterator[tuple[slice, Tensor]]:
     """Some rows at a time: which they are, and their fp32 logprobs, (rows, V)."""
-    step = max(64, TABLE_NUMBERS // len(head_VH))
-    for start in range(0, len(states_CH), step):
-        rows = slice(start, start + step)
+    for rows in _pieces(states_CH, head_VH):
         logits = precise(F.linear(states_CH[rows], head_VH)).div_(temperature)
         yield rows, logits.sub_(logits.logsumexp(-1, keepdim=True))

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from trainer.backbone import ADAPTED, Backbone, precise
+from trainer.backbone import ADAPTED, Backbone
 from trainer.config import LoraConfig
 from trainer.errors import OtherAdapter
+from trainer.fused import precise
 from trainer.trainable import Trainable
 
 

@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from trainer.advantages import gae, leave_one_out, token_rewards, whiten
 from trainer.backbone import FROZEN, Backbone, Weights
-from trainer.batches import Batch, Row
+from trainer.batches import Batch, Part, Row
 from trainer.config import PpoConfig, RewardConfig
 from trainer.critic import make_critic
 from trainer.errors import SamplerMismatch
@@ -32,7 +31,8 @@ from trainer.losses import adapt_kl_coefficient, importance_weights, policy_loss
 from trainer.reward import Composer, Facts, Reward
 from trainer.reward_model import RewardModel
 from trainer.sampler import Rollout, Samples
-from trainer.trainable import Trainable
+from trainer.trainable import Trainable, differentiate
+from trainer.workers import each_part
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,15 @@ class Experience:
     @property
     def kl_nats_B(self) -> Tensor:
         return ((self.logprobs_BR - self.reference_BR) * self.mask_BR).sum(1)
+
+
+class Update(NamedTuple):
+    """What one optimizer step met."""
+
+    clip_fraction: float
+    approx_kl: float
+    ratio_max: float
+    critic_loss: float
 
 
 class Ppo:
@@ -131,12 +140,12 @@ class Ppo:
         scored = time.perf_counter()
 
         # 5. Epochs of minibatches, until the policy has moved far enough.
-        updates: list[tuple[float, float, float, float]] = []
+        updates: list[Update] = []
         for _ in range(config.epochs):
             order = torch.randperm(experience.batch.prompts, generator=self.generator)
             for rows in torch.split(order, experience.batch.prompts // config.minibatches):
                 updates.append(self._update(experience, advantages_BR, returns_BR, importance_BR, rows))
-            if updates[-1][1] > config.stop_approx_kl:
+            if updates[-1].approx_kl > config.stop_approx_kl:
                 break
         updated = time.perf_counter()
 
@@ -193,26 +202,32 @@ class Ppo:
         scores_MB = torch.zeros(len(self.reward_model.members), len(batch))
         judge_B = torch.zeros(len(batch)) if self.judge is not None else None
         weights = self.policy.merged()
-        for part in batch.by_length(self.config.microbatch_tokens):
+        critic_weights = self.critic.merged() if self.critic is not None else FROZEN
+        members = self.reward_model.merged()
+        judges = self.judge.merged() if self.judge is not None else []
+
+        def score(part: Part) -> None:
             piece, rows = part.batch, part.replies
             steps = piece.reply_mask_BR.shape[1]
             shared = backbone.run(backbone.embed(piece), piece, 0, trunk)
-            policy_NH[part.tokens] = backbone.run(shared, piece, trunk, self.policy.first)
+            policy_NH[part.tokens] = below = backbone.run(shared, piece, trunk, self.policy.first)
             lower = backbone.run(shared, piece, trunk, first)
             reference = backbone.run(lower, piece, first, backbone.depth)
             reference_BR[rows, :steps] = reply_logprobs(backbone, reference, piece, temperature)
-            policy = self._policy_states(policy_NH[part.tokens], piece, weights)
+            policy = self._policy_states(below, piece, weights)
             logprobs_BR[rows, :steps], entropy_BR[rows, :steps] = reply_logprobs_and_entropy(
                 backbone, policy, piece, temperature, weights
             )
-            states = self.reward_model.states(lower, piece)
+            states = self.reward_model.states(lower, piece, members)
             scores_MB[:, rows] = self.reward_model.scores_of(states, piece)
             if self.judge is not None and judge_B is not None:
-                judge_B[rows] = self.judge.scores(lower, piece).mean(0)
+                judge_B[rows] = self.judge.scores(lower, piece, judges).mean(0)
             if self.critic is not None:
                 frozen = self.critic.frozen(lower, states[0])
                 critic_NH[self.critic.kept(part)] = frozen
-                values_BR[rows, :steps] = self.critic.values(frozen, piece)
+                values_BR[rows, :steps] = self.critic.values(frozen, piece, critic_weights)
+
+        each_part(batch.by_length(self.config.microbatch_tokens), score)
         sampler_BR = torch.zeros_like(logprobs_BR)
         for row, rollout in enumerate(rollouts):
             sampler_BR[row, : len(rollout.logprobs)] = torch.tensor(rollout.logprobs)
@@ -305,50 +320,53 @@ class Ppo:
 
     def _update(
         self, experience: Experience, advantages_BR: Tensor, returns_BR: Tensor, importance_BR: Tensor, rows: Tensor
-    ) -> tuple[float, float, float, float]:
-        """One optimizer step on the prompts `rows`. Returns clip fraction, KL, largest ratio, critic loss."""
+    ) -> Update:
+        """One optimizer step on the prompts `rows`."""
         config, backbone, critic = self.config, self.backbone, self.critic
         parts = experience.batch.by_length(config.microbatch_tokens, among=rows)
-        count = torch.stack([part.batch.reply_lengths_B.sum() for part in parts]).sum()
+        tokens = torch.stack([part.batch.reply_lengths_B.sum() for part in parts]).sum()
+
+        def policy_part(part: Part, weights: Weights) -> tuple[float, float, float]:
+            piece, replies = part.batch, part.replies
+            mask = piece.reply_mask_BR
+            steps = mask.shape[1]
+            hidden_CH = self._policy_states(experience.policy_NH[part.tokens], piece, weights)
+            found = policy_loss(
+                reply_logprobs(backbone, hidden_CH, piece, config.temperature, weights),
+                experience.logprobs_BR[replies, :steps],
+                advantages_BR[replies, :steps],
+                mask,
+                clip=config.clip,
+                importance_BR=importance_BR[replies, :steps],
+                count=tokens,
+            )
+            found.loss.backward()  # type: ignore[no-untyped-call]
+            return found.clip_fraction.item(), found.approx_kl.item(), found.ratio_max.item()
+
+        def critic_part(part: Part, weights: Weights) -> float:
+            assert critic is not None
+            piece, replies = part.batch, part.replies
+            mask = piece.reply_mask_BR
+            steps = mask.shape[1]
+            missed = value_loss(
+                critic.values(experience.critic_NH[critic.kept(part)], piece, weights),
+                experience.values_BR[replies, :steps],
+                returns_BR[replies, :steps],
+                mask,
+                clip=config.value_clip,
+                count=tokens,
+            )
+            (config.value_coefficient * missed).backward()  # type: ignore[no-untyped-call]
+            return missed.item()
+
         self.optimizer.zero_grad(set_to_none=True)
-        clip_fraction = approx_kl = ratio_max = critic_loss = 0.0
-        critic_merged = critic.merged_once() if critic is not None else nullcontext(FROZEN)
-        with self.policy.merged_once() as weights, critic_merged as critic_weights:
-            for part in parts:
-                piece, replies = part.batch, part.replies
-                mask = piece.reply_mask_BR
-                steps = mask.shape[1]
-                hidden_CH = self._policy_states(experience.policy_NH[part.tokens], piece, weights)
-                logprobs = reply_logprobs(backbone, hidden_CH, piece, config.temperature, weights)
-                policy = policy_loss(
-                    logprobs,
-                    experience.logprobs_BR[replies, :steps],
-                    advantages_BR[replies, :steps],
-                    mask,
-                    clip=config.clip,
-                    importance_BR=importance_BR[replies, :steps],
-                    count=count,
-                )
-                # Backwards before the critic's pass: what the policy's pass keeps is then free again.
-                policy.loss.backward()  # type: ignore[no-untyped-call]
-                if critic is not None:
-                    missed = value_loss(
-                        critic.values(experience.critic_NH[critic.kept(part)], piece, critic_weights),
-                        experience.values_BR[replies, :steps],
-                        returns_BR[replies, :steps],
-                        mask,
-                        clip=config.value_clip,
-                        count=count,
-                    )
-                    (config.value_coefficient * missed).backward()  # type: ignore[no-untyped-call]
-                    critic_loss += missed.item()
-                clip_fraction += policy.clip_fraction.item()
-                approx_kl += policy.approx_kl.item()
-                ratio_max = max(ratio_max, policy.ratio_max.item())
+        # One after the other: what the policy's passes keep is free again before the critic's.
+        clip_fractions, approx_kls, ratio_maxima = zip(*differentiate(parts, self.policy, policy_part), strict=True)
+        misses = differentiate(parts, critic, critic_part) if critic is not None else []
         for group in self.optimizer.param_groups:
             nn.utils.clip_grad_norm_(group["params"], config.max_grad_norm)
         self.optimizer.step()
-        return clip_fraction, approx_kl, ratio_max, critic_loss
+        return Update(sum(clip_fractions), sum(approx_kls), max(ratio_maxima), sum(misses))
 
     def _next_prompts(self, count: int) -> list[int]:
         """Every prompt once in a random order, then again in another."""

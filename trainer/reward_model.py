@@ -13,6 +13,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -20,13 +21,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from trainer.backbone import Backbone, precise
-from trainer.batches import Batch
+from trainer.backbone import Backbone, Weights
+from trainer.batches import Batch, Part
 from trainer.config import RewardModelConfig
 from trainer.examples import SURFACES, PairExample, ThumbExample, VoteExample
+from trainer.fused import precise
 from trainer.likelihood import VoteModel
 from trainer.logprobs import SCORING_TOKENS
 from trainer.lora import LoraAdapter
+from trainer.workers import each_part, side_by_side
 
 
 class Member(nn.Module):
@@ -44,9 +47,9 @@ class Member(nn.Module):
         width = 2 * backbone.hidden_size
         self.head = nn.Parameter(torch.randn(width, generator=generator) / math.sqrt(width + 1))
 
-    def states(self, backbone: Backbone, lower_NH: Tensor, batch: Batch) -> Tensor:
-        """(C, H): what the head reads."""
-        weights = self.adapter.merged()
+    def states(self, backbone: Backbone, lower_NH: Tensor, batch: Batch, weights: Weights | None = None) -> Tensor:
+        """(C, H): what the head reads. weights: the adapter's, merged, where the caller has them."""
+        weights = self.adapter.merged() if weights is None else weights
         return backbone.normed(backbone.run(lower_NH, batch, self.adapter.first, backbone.depth, weights))
 
     def forward(self, backbone: Backbone, lower_NH: Tensor, batch: Batch) -> Tensor:
@@ -89,13 +92,16 @@ class RewardModel(nn.Module):
         with torch.no_grad():
             return self.backbone.run(self.backbone.embed(batch), batch, 0, self.first)
 
-    def states(self, lower_NH: Tensor, batch: Batch) -> list[Tensor]:
-        """M times (C, H): what each member's head reads."""
-        return [cast(Member, member).states(self.backbone, lower_NH, batch) for member in self.members]
+    def merged(self) -> list[Weights]:
+        """Each member's weights, to score several batches with."""
+        return [cast(Member, member).adapter.merged() for member in self.members]
 
-    def raw_scores(self, lower_NH: Tensor, batch: Batch) -> Tensor:
-        """(M, B), before centring and scaling."""
-        return self._raw(self.states(lower_NH, batch), batch)
+    def states(self, lower_NH: Tensor, batch: Batch, merged: Sequence[Weights] | None = None) -> list[Tensor]:
+        """M times (C, H): what each member's head reads."""
+        return [
+            cast(Member, member).states(self.backbone, lower_NH, batch, weights)
+            for member, weights in zip(self.members, merged or self.merged(), strict=True)
+        ]
 
     def _raw(self, states: Sequence[Tensor], batch: Batch) -> Tensor:
         last_B1 = batch.reply_lengths_B[:, None]
@@ -108,9 +114,9 @@ class RewardModel(nn.Module):
         raw_MBR1 = torch.stack([member(self.backbone, lower_NH, batch) for member in self.members])
         return raw_MBR1 * self.gain_M[:, None, None] + self.shift_M[:, None, None]
 
-    def scores(self, lower_NH: Tensor, batch: Batch) -> Tensor:
+    def scores(self, lower_NH: Tensor, batch: Batch, merged: Sequence[Weights] | None = None) -> Tensor:
         """(M, B): mean 0 and standard deviation 1 over the reference policy's replies, member by member."""
-        return self.scores_of(self.states(lower_NH, batch), batch)
+        return self.scores_of(self.states(lower_NH, batch, merged), batch)
 
     def scores_of(self, states: Sequence[Tensor], batch: Batch) -> Tensor:
         """As `scores`, where the caller has the states."""
@@ -121,8 +127,12 @@ class RewardModel(nn.Module):
         """(M, B) for lists of token ids, in pieces of bounded size."""
         batch = Batch.of(prompts, replies)
         result_MB = torch.empty(len(self.members), len(batch))
-        for part in batch.by_length(SCORING_TOKENS):
-            result_MB[:, part.replies] = self.scores(self.lower(part.batch), part.batch)
+        merged = self.merged()
+
+        def score(part: Part) -> None:
+            result_MB[:, part.replies] = self.scores(self.lower(part.batch), part.batch, merged)
+
+        each_part(batch.by_length(SCORING_TOKENS), score)
         return result_MB
 
     @torch.no_grad()
@@ -204,7 +214,8 @@ def fit(
         for batch in bucketed(lengths_L, config.batch_size, generator):
             index = [i for element in batch.tolist() for i in elements[element]]
             counts = torch.tensor([len(elements[element]) for element in batch.tolist()])
-            loss = _loss(
+            optimizer.zero_grad(set_to_none=True)
+            loss = _differentiate(
                 model,
                 votes,
                 [examples[i] for i in index],
@@ -214,13 +225,11 @@ def fit(
                 total=len(examples),
                 config=config,
             )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
             step += 1
-            on_step(FitStep(step, steps, loss.item() / config.members, epoch))
+            on_step(FitStep(step, steps, loss / config.members, epoch))
         if not held_out:
             continue
         missed = held_out_nll(model, votes, held_out, config)
@@ -284,7 +293,7 @@ def bucketed(lengths_E: Tensor, size: int, generator: torch.Generator, pool: int
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
-def _loss(
+def _differentiate(
     model: RewardModel,
     votes: Sequence[VoteModel],
     examples: Sequence[VoteExample],
@@ -294,8 +303,9 @@ def _loss(
     elements: int,
     total: int,
     config: RewardModelConfig,
-) -> Tensor:
-    """The members' summed loss on one batch of votes, a mean over its elements."""
+) -> float:
+    """The members' summed loss on one batch of votes, a mean over its elements, and their gradients. Members share
+    nothing that learns, so they go side by side."""
     pairs = [(i, e) for i, e in enumerate(examples) if isinstance(e, PairExample)]
     thumbs = [(i, e) for i, e in enumerate(examples) if isinstance(e, ThumbExample)]
     # Neighbours share their prompt, and the pairs of a ranking their replies too.
@@ -315,22 +325,27 @@ def _loss(
     places = torch.tensor([[place(e, e.left), place(e, e.right)] for _, e in pairs], dtype=torch.long).view(-1, 2)
     count = len(replies)
     batch = Batch.of(prompts + [e.prompt for _, e in thumbs], replies + [e.reply for _, e in thumbs])
-    scores_MB = model.raw_scores(model.lower(batch), batch)
+    lower_NH = model.lower(batch)
     weight_S = torch.tensor([example.weight for example in examples])
     pair_rows = torch.tensor([i for i, _ in pairs], dtype=torch.long)
     thumb_rows = torch.tensor([i for i, _ in thumbs], dtype=torch.long)
     outcomes_P = torch.tensor([e.outcome for _, e in pairs], dtype=torch.long)
     users_S = torch.tensor([e.user for _, e in thumbs], dtype=torch.long)
     ups_S = torch.tensor([e.up for _, e in thumbs])
-    loss = torch.zeros(())
-    for member, (scores_B, vote_model) in enumerate(zip(scores_MB, votes, strict=True)):
-        weights = weight_S * bootstrap_MS[member]
+
+    def backward(index: int) -> float:
+        vote_model, weights = votes[index], weight_S * bootstrap_MS[index]
+        scores_BR1 = cast(Member, model.members[index])(model.backbone, lower_NH, batch)
+        scores_B = scores_BR1.gather(1, batch.reply_lengths_B[:, None]).squeeze(1)
         left_P, right_P, single_S = scores_B[places[:, 0]], scores_B[places[:, 1]], scores_B[count:]
+        loss = vote_model.prior_nll() / total
         if pairs:
             nll_P = vote_model.pair_nll(left_P, right_P, outcomes_P) + config.centring * (left_P + right_P) ** 2
             loss = loss + (nll_P * weights[pair_rows]).sum() / elements
         if thumbs:
             nll_S = vote_model.thumb_nll(single_S, users_S, ups_S, surface_EF[thumb_rows])
             loss = loss + config.thumb_weight * (nll_S * weights[thumb_rows]).sum() / elements
-        loss = loss + vote_model.prior_nll() / total
-    return loss
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.item()
+
+    return sum(side_by_side([partial(backward, index) for index in range(len(votes))]))

@@ -149,6 +149,7 @@ class TrainingRunner:
             serving.base_folder,
             end_id=tokenizer.eos_token_id,
             max_model_len=self._max_tokens(backbone) + config.ppo.response_tokens,
+            sequences=config.ppo.batch_size,
         )
         self._standardise(backbone, judges, sampler, examples)
         history = self._ppo(

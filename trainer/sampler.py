@@ -39,23 +39,34 @@ class Samples(Protocol):
 
 
 SEQUENCES = 256
-"""Replies that are generated at the same time."""
+"""Replies that are generated at the same time, at most."""
 BLOCK_TOKENS = 128
 """The engine's cache grows by whole blocks; on CPU they are of this size."""
 
 
-def cache_bytes(folder: Path, max_model_len: int, most_gib: float) -> int:
-    """What the cached keys and values of SEQUENCES whole sequences take, and at most this many GiB."""
+def cache_bytes(folder: Path, max_model_len: int, sequences: int, most_gib: float) -> int:
+    """What the cached keys and values of as many whole sequences take, and at most this many GiB."""
     config = AutoConfig.from_pretrained(folder)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     token: int = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * torch.bfloat16.itemsize
-    blocks = SEQUENCES * math.ceil(max_model_len / BLOCK_TOKENS) + 1
+    blocks = sequences * math.ceil(max_model_len / BLOCK_TOKENS) + 1
     return min(int(most_gib * 2**30), blocks * BLOCK_TOKENS * token)
 
 
 class Sampler:
-    def __init__(self, folder: Path, *, end_id: int, max_model_len: int, seed: int = 0, memory_gib: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        end_id: int,
+        max_model_len: int,
+        sequences: int = SEQUENCES,
+        seed: int = 0,
+        memory_gib: int = 1,
+    ) -> None:
+        """sequences: how many replies to make room for; of more than that, the others wait."""
         self.end_id = end_id
+        sequences = min(sequences, SEQUENCES)
         # Whoever sets the engine's own variable knows better.
         most_gib = float(os.environ.get("VLLM_CPU_KVCACHE_SPACE", memory_gib))
         # One process: the weights then go to the engine as tensors, and it starts within two seconds.
@@ -68,14 +79,15 @@ class Sampler:
             os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
         from vllm import LLM
 
+        room = cache_bytes(folder, max_model_len, sequences, most_gib)
         self._llm: Any = LLM(
             model=str(folder),
             skip_tokenizer_init=True,  # token ids in, token ids out
             dtype="bfloat16",
             enforce_eager=True,
             max_model_len=max_model_len,
-            max_num_seqs=SEQUENCES,
-            kv_cache_memory_bytes=None if torch.cuda.is_available() else cache_bytes(folder, max_model_len, most_gib),
+            max_num_seqs=sequences,
+            kv_cache_memory_bytes=None if torch.cuda.is_available() else room,
             enable_prefix_caching=False,
             logprobs_mode="processed_logprobs",
             generation_config="vllm",

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from trainer.backbone import Backbone
-from trainer.batches import Batch
+from trainer.backbone import Backbone, Weights
+from trainer.batches import Batch, Part
 from trainer.config import SftConfig
 from trainer.examples import Demonstration
 from trainer.logprobs import reply_logprobs, score_logprobs
-from trainer.trainable import Trainable
+from trainer.trainable import Trainable, differentiate
 
-PASS_TOKENS = 2048
+PASS_TOKENS = 1024
 FEWEST_TO_CHOOSE_BY = 8
 
 
@@ -77,12 +77,14 @@ def _step(
     weight_B = torch.tensor([d.weight for d in demonstrations])
     total = (weight_B * batch.reply_lengths_B).sum()
     optimizer.zero_grad(set_to_none=True)
-    with policy.merged_once() as weights:
-        for part in batch.by_length(PASS_TOKENS):
-            piece = part.batch
-            hidden_CH = backbone.run(backbone.embed(piece, weights), piece, 0, backbone.depth, weights)
-            logprobs_BR = reply_logprobs(backbone, hidden_CH, piece, 1.0, weights)
-            (-(weight_B[part.replies] * logprobs_BR.sum(1)).sum() / total).backward()  # type: ignore[no-untyped-call]
+
+    def backward(part: Part, weights: Weights) -> None:
+        piece = part.batch
+        hidden_CH = backbone.run(backbone.embed(piece, weights), piece, 0, backbone.depth, weights)
+        logprobs_BR = reply_logprobs(backbone, hidden_CH, piece, 1.0, weights)
+        (-(weight_B[part.replies] * logprobs_BR.sum(1)).sum() / total).backward()  # type: ignore[no-untyped-call]
+
+    differentiate(batch.by_length(PASS_TOKENS), policy, backward)
     nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
     optimizer.step()
 

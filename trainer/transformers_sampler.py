@@ -22,8 +22,17 @@ ROWS = 64
 class TransformersSampler:
     """`trainer.sampler.Samples`, as `trainer.sampler.Sampler` is."""
 
-    def __init__(self, folder: Path, *, end_id: int, max_model_len: int, dtype: torch.dtype = torch.bfloat16) -> None:
-        self.end_id, self.max_model_len = end_id, max_model_len
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        end_id: int,
+        max_model_len: int,
+        sequences: int = ROWS,
+        dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
+        """sequences: how many replies to generate at the same time, at most ROWS."""
+        self.end_id, self.max_model_len, self.rows = end_id, max_model_len, min(sequences, ROWS)
         self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
 
     def update(self, backbone: Backbone, weights: Weights) -> None:
@@ -39,8 +48,8 @@ class TransformersSampler:
         # Prompts of like length together: generation pads them all to the longest.
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
         rollouts: dict[int, Rollout] = {}
-        for start in range(0, len(order), ROWS):
-            rows = order[start : start + ROWS]
+        for start in range(0, len(order), self.rows):
+            rows = order[start : start + self.rows]
             generated = self._generate([list(prompts[row]) for row in rows], max_tokens, temperature)
             rollouts.update(zip(rows, generated, strict=True))
         return [rollouts[row] for row in range(len(prompts))]

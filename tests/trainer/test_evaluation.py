@@ -260,13 +260,13 @@ def test_ppo_that_is_paid_for_length_is_refused(backbone: Backbone, length: Opin
     assert any("tokens" in refusal for refusal in judge(report, TOLERANT).refusals)
 
 
-def test_ppo_that_is_paid_for_repetition_is_refused(
-    backbone: Backbone, favourite: Opinion, anything: LoraAdapter
-) -> None:
+def test_ppo_that_is_paid_for_repetition_is_refused(backbone: Backbone, favourite: Opinion) -> None:
+    # A policy that never repeats itself would have to be lucky to find out that it pays.
+    sometimes = _imitating(backbone, lambda rng: [*[21, 22, 23] * 4, END] if rng.random() < 0.2 else _reply(rng))
     # No config can ask for this: repetition may only cost.
     rigged = RewardConfig(missing_end=3.0).model_copy(update={"repetition_weight": -6.0})
-    policy, history = _practised(backbone, anything, favourite[0], reward=rigged)
-    report = _evaluated(backbone, favourite, None, policy, anything, history=history)
+    policy, history = _practised(backbone, sometimes, favourite[0], reward=rigged)
+    report = _evaluated(backbone, favourite, None, policy, sometimes, history=history)
     assert report.repetition_rate_candidate > 0.25 > report.repetition_rate_serving
     assert any("repetition rate" in refusal for refusal in judge(report, TOLERANT).refusals)
 

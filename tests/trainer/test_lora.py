@@ -140,7 +140,7 @@ def test_merged_once_has_the_gradients_of_merging_each_time(backbone: Backbone) 
 
     for token in (3, 5):
         loss(each_time.merged(), token).backward()  # type: ignore[no-untyped-call]
-    with once.merged_once() as weights:
+    with once.merged_once() as [weights]:
         for token in (3, 5):
             loss(weights, token).backward()  # type: ignore[no-untyped-call]
     for (name, expected), (_, found) in zip(each_time.named_parameters(), once.named_parameters(), strict=True):
@@ -153,7 +153,7 @@ def test_merged_once_adds_small_gradients_up_in_fp32(backbone: Backbone) -> None
     """In bf16 a thousandth added to one is lost, however often."""
     backbone.model.to(torch.bfloat16)
     adapter = _trained(backbone)
-    with adapter.merged_once() as weights:
+    with adapter.merged_once() as [weights]:
         name, weight = next(iter(weights.items()))
         for factor in (1.0, *[2**-10] * 64):
             (weight.sum() * factor).backward()  # type: ignore[no-untyped-call]

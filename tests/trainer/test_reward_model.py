@@ -235,10 +235,10 @@ def test_the_critic_starts_as_the_reward_models_first_member_in_the_rewards_unit
         lower = model.lower(batch)
         return critic.frozen(lower, model.states(lower, batch)[0])
 
-    values = critic.values(seen(batch), batch)
+    values = critic.values(seen(batch), batch, critic.merged())
     # Extended by one token, the value before that token is what the first member thinks of the reply so far.
     extended = Batch.of(prompts, [[*reply, 9] for reply in replies])
-    before_it = critic.values(seen(extended), extended)
+    before_it = critic.values(seen(extended), extended, critic.merged())
     last = before_it.gather(1, (extended.reply_lengths_B - 1)[:, None]).squeeze(1)
     torch.testing.assert_close(last, model.score(prompts, replies)[0], rtol=1e-4, atol=1e-4)
     # And every value is read one position before its token.

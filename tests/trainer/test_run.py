@@ -91,7 +91,7 @@ def store(settings: Settings) -> Iterator[Store]:
 
 
 class QuickSampler(TorchSampler):
-    def __init__(self, folder: Path, *, end_id: int, max_model_len: int) -> None:
+    def __init__(self, folder: Path, *, end_id: int, max_model_len: int, sequences: int) -> None:
         super().__init__(end_id)
 
 

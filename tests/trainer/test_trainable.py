@@ -25,7 +25,7 @@ def test_gradients_of_every_weight_are_transformers_own(family: str, tied: bool)
     backbone = Backbone(model)
     full = FullWeights(backbone)
     assert len(full.weights) == len(expected), "every weight learns"
-    with full.merged_once() as weights:
+    with full.merged_once() as [weights]:
         for row in ROWS:  # two passes, whose gradients must add up
             batch = read_whole([row])
             hidden = backbone.run(backbone.embed(batch, weights), batch, 0, backbone.depth, weights)

@@ -25,12 +25,13 @@ from trainer.backbone import Backbone
 from trainer.config import PpoConfig, RewardConfig, RewardModelConfig
 from trainer.iteration import Iteration
 from trainer.lora import LoraAdapter
-from trainer.ppo import Ppo
+from trainer.ppo import Ppo, Update
 from trainer.reward_model import RewardModel
 from trainer.sampler import Rollout, Sampler
 from trainer.tiny.raters import prompts
 from trainer.tokens import load_tokenizer, render_prompt
 from trainer.trainable import FullWeights
+from trainer.workers import set_cores
 
 METHODS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -94,8 +95,9 @@ def measure(bench: PpoBench) -> dict[str, Any]:
     """One run. The first iteration warms up and is not counted."""
     tokenizer = load_tokenizer(bench.model)
     backbone = Backbone.load(bench.model)
-    # Without the default design nothing is shared: policy and critic are two models from the embeddings up.
-    members = RewardModelConfig() if bench.method == "default" else RewardModelConfig(adapted_share=1.0)
+    # With whole adapters nothing is shared: policy and critic are two models from the embeddings up, as they are with
+    # `full`, whatever the reward model's layers.
+    members = RewardModelConfig(adapted_share=1.0 if bench.method == "lora" else 0.4)
     config = PpoConfig(
         **METHODS[bench.method],
         iterations=1 + bench.episodes // bench.batch,
@@ -108,7 +110,10 @@ def measure(bench: PpoBench) -> dict[str, Any]:
         stop_approx_kl=1e9,
     )
     sampler = Sampler(
-        bench.model, end_id=tokenizer.eos_token_id, max_model_len=bench.prompt_len + bench.response_len + 1
+        bench.model,
+        end_id=tokenizer.eos_token_id,
+        max_model_len=bench.prompt_len + bench.response_len + 1,
+        sequences=bench.batch,
     )
     ppo = Counted(
         backbone=backbone,
@@ -140,16 +145,20 @@ def measure(bench: PpoBench) -> dict[str, Any]:
 
 
 class Counted(Ppo):
-    """The loop, which counts the operations of its updates' matrix products while it warms up."""
+    """The loop, which counts the operations of its updates' matrix products while it warms up, in one thread: the
+    counter sees no other."""
 
     count = True
     operations = 0
 
-    def _update(self, *arguments: Any) -> tuple[float, float, float, float]:
+    def _update(self, *arguments: Any) -> Update:
         if not self.count:
             return super()._update(*arguments)
+        cores = torch.get_num_threads()
+        set_cores(1)
         with FlopCounterMode(display=False) as counter:
             found = super()._update(*arguments)
+        set_cores(cores)
         self.operations += counter.get_total_flops()
         return found
 
