@@ -94,6 +94,20 @@ class Wanted:
             version for version, policy in self.policies.items() if version != self.base and policy.base == self.base
         ]
 
+    @property
+    def foldable(self) -> str | None:
+        """The adapter that serves everybody, where nothing else is wanted beside it: no candidate, no shadow, no
+        other side of a comparison. A replica may fold it into the base's weights."""
+        alone = self.adapters == [self.stable] and self.policies.keys() <= {self.base, self.stable}
+        compared = {*(self.matchup or ()), *self.pool}
+        return self.stable if alone and self.candidate is None and compared <= {self.stable} else None
+
+    def needed(self, weights: str | None) -> set[str]:
+        """What a replica with these base weights (a policy's version) holds when it is in step."""
+        if weights is not None and weights == self.foldable:
+            return {weights}
+        return {self.base, *self.adapters}
+
 
 @dataclass(frozen=True)
 class Plan:
