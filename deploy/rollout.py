@@ -6,7 +6,7 @@ policy back therefore returns to the one before it, and again to the one before 
 
 One engine holds one set of base weights. Adapters share it, so their share grows in steps; a candidate that needs other
 base weights (a full checkpoint, or an adapter on one) cannot serve beside the stable policy and goes straight to share
-1, still as a canary until it is promoted. A promoted adapter stays an adapter.
+1, still as a canary until it is promoted. A promoted adapter stays an adapter here; a replica may fold it (`foldable`).
 
 Every transition appends an event to a chain of hashes (`deploy.audit`). A hold is an event as well, and whether a
 rollout is held follows from its newest one: whatever is decided next ends it.

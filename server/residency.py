@@ -486,9 +486,10 @@ class Residency:
     async def _prove(self, policy: WantedPolicy, probe: Probe | None) -> None:
         if probe is None:
             return
-        measured = await asyncio.gather(
-            *(self._engine.score(case.prompt_token_ids, case.token_ids, policy.version) for case in probe.cases)
-        )
+        # One after another: all at once are one large batch, for which every stream beside them stands still.
+        measured = [
+            await self._engine.score(case.prompt_token_ids, case.token_ids, policy.version) for case in probe.cases
+        ]
         verdict = probe_verdict(probe, measured)
         log.info("probe of %s: %s", policy.version, verdict.message)
         if not verdict.passed:

@@ -38,7 +38,7 @@ class FakeEngine:
 
     async def start(self, version: str, folder: Path) -> None:
         self.starts += 1
-        if not (folder / "config.json").is_file():  # noqa: ASYNC240
+        if not (folder / "config.json").is_file():
             raise FileNotFoundError(folder)
         self.base, self.folders, self.alive = version, {version: folder}, True
         if dead := os.environ.get("FAKE_ENGINE_DEAD"):
