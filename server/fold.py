@@ -52,6 +52,8 @@ def merge(base: Path, adapter: Path, target: Path, wanted: Callable[[], bool] = 
     config = json.loads((adapter / "adapter_config.json").read_bytes())
     if odd := [key for key in _NOT_PLAIN if config.get(key)]:
         raise Unfoldable(f"{adapter.name} has {odd[0]} in its adapter_config.json; only s·B·A is folded")
+    if "quantization_config" in json.loads((base / "config.json").read_bytes()):
+        raise Unfoldable(f"{base.name} is quantized, and what its weights stand for is the engine's to know")
     scale, names = config["lora_alpha"] / config["r"], []
     for pattern in _PLAIN_FILES:
         for path in base.glob(pattern):

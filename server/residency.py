@@ -3,8 +3,8 @@
 Nobody tells a replica what to do; it looks, twice a second. A policy is routed to only when its folder has been
 verified and a probe has shown that the engine answers as the trainer's weights do. One that fails is named in
 `problems`, and what served before goes on serving. A full swap exchanges the weights under everybody: new turns wait
-for it at `settled`, and a turn that it cuts in two is told so when it leaves. An adapter that serves alone for a while
-is folded into the base's weights (decision 0016), and no turn is ever cut for that.
+for it, and one that it cuts in two is told so (`underway`). An adapter that serves alone for a while is folded into the
+base's weights (decision 0016), and no turn is ever cut for that.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import logging
 import shutil
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from server.engine import Engine
 from server.errors import EngineDead, EngineError, Unfoldable
 from server.fold import Patience, Shelf, sweep
 from server.settings import Settings
+from server.underway import Underway
 
 log = logging.getLogger("kudos.residency")
 
@@ -86,15 +86,12 @@ class Residency:
         self._folders: dict[str, Path] = {}
         self._fingerprints: dict[str, list[float]] = {}
         self._shapes: dict[str, BaseShapes] = {}
-        self._turns: Counter[str] = Counter()
-        self._timeline: list[str] = []  # the weights, exchange by exchange
+        self.underway = Underway()
         self._shelf = Shelf(settings.home / "folded")
         self._fold_patience = Patience(settings.fold_after_seconds)
         self._unfold_patience = Patience(0.0)  # of the way back
         self._merging: tuple[str, asyncio.Task[Path]] | None = None
         self._below = ""  # a folded adapter's base
-        self._open = asyncio.Event()
-        self._open.set()
         self._nudged = asyncio.Event()
         self._looked_at = 0.0
         self._engine_started_at = 0.0
@@ -105,28 +102,8 @@ class Residency:
 
     # ---- what turns ask ----------------------------------------------------------------------------
 
-    async def settled(self) -> None:
-        """Returns at once, except while the base's weights are exchanged. Nothing may be awaited before `enter`."""
-        while not self._open.is_set():  # it may have been closed again before this task's turn came
-            await self._open.wait()
-
     def assign(self, user_id: str) -> routing.Assignment:
         return routing.assign(user_id, self.wanted, self.held, self.serving)
-
-    def enter(self, version: str) -> int:
-        self._turns[version] += 1
-        return len(self._timeline)
-
-    def leave(self, version: str, epoch: int) -> list[str] | None:
-        """The versions that had a part in the turn, when it was more than one."""
-        self._turns[version] -= 1
-        if self._turns[version] <= 0:
-            del self._turns[version]
-        versions = list(dict.fromkeys([version, *self._timeline[epoch:]]))
-        if len(versions) == 1:
-            return None
-        metrics.mixed_replies_total.inc()
-        return versions
 
     @property
     def replica_id(self) -> str:
@@ -224,7 +201,7 @@ class Residency:
         if wanted.base == self.weights:
             await self._fold_when_ripe()
         for version in self.held - set(wanted.policies) - {self.serving, self.weights}:
-            if not self._turns[version]:
+            if not self.underway.of(version):
                 self.held -= {version}
                 await self._engine.drop_adapter(version)
         await self._report(ready=self.ready)
@@ -278,8 +255,8 @@ class Residency:
             self._problem(policy.version, error)
             metrics.policy_swaps_total.labels(policy.kind.value, _result(error)).inc()
             return
-        with self._closed():
-            await self._turns_end(self._settings.swap_wait_seconds)
+        with self.underway.closed():
+            await self.underway.ended(self._settings.swap_wait_seconds)
             try:
                 await self._exchange(policy.version, self._folder(policy), probe, policy)
                 metrics.policy_swaps_total.labels(policy.kind.value, "proved").inc()
@@ -292,7 +269,7 @@ class Residency:
 
     async def _exchange(self, version: str, folder: Path, probe: Probe | None, policy: WantedPolicy | None) -> None:
         with _phase("load"):
-            self._timeline.append(version)
+            self.underway.exchanged(version)
             self.held = frozenset()
             await self._engine.swap_full(version, folder)
             self.weights = version
@@ -311,22 +288,6 @@ class Residency:
             await self._exchange(version, self._folders[version], None, None)
         except (BadArtifact, OSError, EngineError):
             await self._revive(version)
-
-    @contextmanager
-    def _closed(self) -> Iterator[None]:
-        """New turns wait at `settled`; those that run go on."""
-        self._open.clear()
-        try:
-            yield
-        finally:
-            self._open.set()
-
-    async def _turns_end(self, within_seconds: float) -> bool:
-        """Whether all that run have ended in time."""
-        deadline = time.monotonic() + within_seconds
-        while self._turns.total() and time.monotonic() < deadline:  # noqa: ASYNC110 - rare, short and bounded
-            await asyncio.sleep(0.01)
-        return not self._turns
 
     # ---- folding -----------------------------------------------------------------------------------
 
@@ -355,10 +316,10 @@ class Residency:
             self._merging = None
             self._fold_patience.failed(time.monotonic())
             return
-        if self._turns and self._fold_patience.tries >= _MOST_HOLDS:
+        if self.underway.any and self._fold_patience.tries >= _MOST_HOLDS:
             return  # people have waited often enough: from now on only when nobody is being answered
-        with self._closed():
-            if await self._turns_end(self._settings.fold_wait_seconds):
+        with self.underway.closed():
+            if await self.underway.ended(self._settings.fold_wait_seconds):
                 await self._fold(policy, folder, probe)
             else:
                 metrics.policy_swaps_total.labels("fold", "waited").inc()
@@ -397,8 +358,8 @@ class Residency:
         except (BadArtifact, OSError) as error:
             self._problem(base.version, error)
             return
-        with self._closed():
-            ended = await self._turns_end(self._settings.fold_wait_seconds)
+        with self.underway.closed():
+            ended = await self.underway.ended(self._settings.fold_wait_seconds)
             if not ended and wanted.stable == folded and patience.tries < _MOST_HOLDS:
                 metrics.policy_swaps_total.labels("unfold", "waited").inc()
                 patience.failed(time.monotonic())
@@ -428,7 +389,7 @@ class Residency:
         folder = self._folder(policy)
         await self._engine.start(policy.version, folder)
         self._engine_started_at = time.monotonic()
-        self._timeline.append(policy.version)
+        self.underway.exchanged(policy.version)
         self.weights, self._folders[policy.version] = policy.version, folder
         await self._prove(policy, probe)
         await self._check_fingerprint(policy.version)
@@ -453,7 +414,7 @@ class Residency:
             try:
                 await self._engine.start(version, self._folders[version])
                 self._engine_started_at = time.monotonic()
-                self._timeline.append(version)
+                self.underway.exchanged(version)
                 self.weights = version
                 await self._check_fingerprint(version)
                 break

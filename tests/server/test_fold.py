@@ -83,6 +83,9 @@ def test_more_than_a_product_is_not_folded(tmp_path: Path) -> None:
     with pytest.raises(Unfoldable, match="use_rslora"):
         shelf.put("v1", base, adapter)
     (adapter / "adapter_config.json").write_text(json.dumps(config))
+    quantized = make_model(tmp_path / "quantized", quantization_config={"quant_method": "fp8"})
+    with pytest.raises(Unfoldable, match="quantized"):
+        shelf.put("v1", quantized, adapter)
     tensors = load_file(adapter / "adapter_model.safetensors")
     elsewhere = {name.replace("layers.1", "layers.7"): tensor for name, tensor in tensors.items()}
     save_file(elsewhere, adapter / "adapter_model.safetensors")
