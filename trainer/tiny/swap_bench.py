@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -46,7 +46,11 @@ WARM_SECONDS = 3.0
 PAUSE_SECONDS = 0.5  # after a swap; what it does to streams in this time is counted for it
 WINDOW_SECONDS = 6.0  # of one measurement of throughput
 WARM_SWAPS = 4  # before memory is looked at
+LONG_PROMPT_WORDS = 120
 SETTINGS = {"KUDOS_FOLD_AFTER_SECONDS": "0.5", "KUDOS_FOLD_WAIT_SECONDS": "8"}
+_CACHE = re.compile(
+    r'^vllm:cache_config_info\{(?=.*block_size="(?P<size>\d+)")(?=.*num_gpu_blocks="(?P<blocks>\d+)")', re.MULTILINE
+)
 _GENERATED = re.compile(r"^vllm:generation_tokens_total\{[^}]*\} (\S+)$", re.MULTILINE)
 
 
@@ -80,6 +84,8 @@ class Bench:
         base = await self.quiet(quiet_seconds, "the base, left alone")
         await self.swap(versions[1])
         alone = await self.quiet(quiet_seconds, "an adapter, left alone")
+        self.status.update("the KV cache is filled, so that no memory is new to it")
+        await self.fill_cache()
         for number in range(WARM_SWAPS):
             await self.swap(versions[number % 2])
         before, replies, spans = memory_mib(), self.live.finished, list[tuple[float, float]]()
@@ -149,6 +155,23 @@ class Bench:
         await self.crowd.operate("POST", "/v1/rollouts/current/promote", {})
         await asyncio.sleep(PAUSE_SECONDS)
         return began, time.perf_counter()
+
+    async def fill_cache(self) -> None:
+        """The engine takes every block of its cache once before it takes one again, and the system gives memory when it
+        is first touched."""
+        found = _CACHE.search(await self.crowd.text("/metrics"))
+        assert found, "the engine says how large its cache is"
+        left, at = float(found["blocks"]) * float(found["size"]), count()
+
+        async def fill() -> None:
+            nonlocal left
+            while left > 0:
+                words = " ".join(f"{next(at):x}" for _ in range(LONG_PROMPT_WORDS))
+                body = {"messages": [{"role": "user", "content": words}], "max_tokens": 1}
+                answer = await self.crowd.operate("POST", "/v1/chat/completions", body)
+                left -= answer["usage"]["prompt_tokens"]
+
+        await asyncio.gather(fill(), fill())
 
     async def to_base(self) -> None:
         """Back over every policy that was promoted."""
