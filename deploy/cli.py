@@ -225,13 +225,14 @@ def rollout_status(
     from rich.table import Table
 
     from deploy import controller, rollout
-    from deploy.replicas import replicas
+    from deploy.replicas import folded, replicas
     from deploy.rollout_cli import print_look
     from deploy.settings import read_plan
 
     with opened() as (store, _, console), store.read() as session:
         wanted, holding, plan = rollout.wanted(session), replicas(session), read_plan()
         look = controller.assess(session, plan)
+        in_weights = {row.id: folded(session, row) for row, _ in holding}
         if as_json:
             body = {
                 "stable": wanted.stable,
@@ -243,7 +244,14 @@ def rollout_status(
                 "held": look.evidence.held if look else "",
                 "decision": look.decision.as_dict() if look else None,
                 "replicas": [
-                    {"id": r.id, "ready": r.ready, "holds": r.holds, "problems": r.problems, "alive": alive}
+                    {
+                        "id": r.id,
+                        "ready": r.ready,
+                        "holds": r.holds,
+                        "folded": in_weights[r.id],
+                        "problems": r.problems,
+                        "alive": alive,
+                    }
                     for r, alive in holding
                 ],
             }
@@ -261,7 +269,8 @@ def rollout_status(
             for replica, alive in holding:
                 state = ("ready" if replica.ready else "not ready") if alive else "silent"
                 problems = "; ".join(f"{version}: {why}" for version, why in replica.problems.items())
-                table.add_row(replica.id, state, ", ".join(replica.holds), problems)
+                holds = ", ".join(replica.holds) + (" (folded)" if in_weights[replica.id] else "")
+                table.add_row(replica.id, state, holds, problems)
             console.print(table)
         table = Table("when (UTC)", "candidate", "action", "share", "by", "reason")
         for event, about in rollout.events(session):

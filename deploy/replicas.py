@@ -8,7 +8,7 @@ from enum import StrEnum
 from sqlmodel import Session, col, select
 
 from deploy import rollout
-from feedback.schema import Replica, now
+from feedback.schema import Policy, PolicyKind, Replica, now
 
 SILENT_AFTER_SECONDS = 30.0
 
@@ -28,14 +28,19 @@ class Standing(StrEnum):
     SILENT = "silent"
 
 
+def folded(session: Session, row: Replica) -> str | None:
+    """The adapter that is part of the base's weights there, by its own account."""
+    policy = session.get(Policy, row.base_version) if row.base_version else None
+    return policy.version if policy is not None and policy.kind == PolicyKind.ADAPTER else None
+
+
 def standing_of(session: Session) -> list[tuple[Replica, Standing]]:
     """Raises NoBase while nothing can be wanted."""
     wanted = rollout.wanted(session)
-    needed = {wanted.base, *wanted.adapters}
 
     def standing(row: Replica, *, heard_of: bool) -> Standing:
         if not heard_of:
             return Standing.SILENT
-        return Standing.IN_STEP if row.ready and needed <= set(row.holds) else Standing.BEHIND
+        return Standing.IN_STEP if row.ready and wanted.needed(row.base_version) <= set(row.holds) else Standing.BEHIND
 
     return [(row, standing(row, heard_of=heard_of)) for row, heard_of in replicas(session)]

@@ -6,7 +6,7 @@ policy back therefore returns to the one before it, and again to the one before 
 
 One engine holds one set of base weights. Adapters share it, so their share grows in steps; a candidate that needs other
 base weights (a full checkpoint, or an adapter on one) cannot serve beside the stable policy and goes straight to share
-1, still as a canary until it is promoted. A promoted adapter stays an adapter.
+1, still as a canary until it is promoted. A promoted adapter stays an adapter here; a replica may fold it (`foldable`).
 
 Every transition appends an event to a chain of hashes (`deploy.audit`). A hold is an event as well, and whether a
 rollout is held follows from its newest one: whatever is decided next ends it.
@@ -93,6 +93,20 @@ class Wanted:
         return [
             version for version, policy in self.policies.items() if version != self.base and policy.base == self.base
         ]
+
+    @property
+    def foldable(self) -> str | None:
+        """The adapter that serves everybody, where nothing else is wanted beside it: no candidate, no shadow, no
+        other side of a comparison. A replica may fold it into the base's weights."""
+        alone = self.adapters == [self.stable] and self.policies.keys() <= {self.base, self.stable}
+        compared = {*(self.matchup or ()), *self.pool}
+        return self.stable if alone and self.candidate is None and compared <= {self.stable} else None
+
+    def needed(self, weights: str | None) -> set[str]:
+        """What a replica with these base weights (a policy's version) holds when it is in step."""
+        if weights is not None and weights == self.foldable:
+            return {weights}
+        return {self.base, *self.adapters}
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ ServerError
 ├── ApiError             carries the status and the one error shape that clients see
 │   └── FilterFailed     the safety filter could not check a text, which is therefore not let through
 ├── BadConfiguration     the server refuses to start; the message names the mend
+├── Unfoldable           an adapter stays an adapter: what it is, or the disk, does not allow more
 └── EngineError          the engine failed
     ├── EngineDead       it is gone; every stream ends and it is started again
     └── RequestRefused   it did not take this request; others are fine
@@ -43,6 +44,10 @@ class FilterFailed(ApiError):
 
 
 class BadConfiguration(ServerError):
+    pass
+
+
+class Unfoldable(ServerError):
     pass
 
 

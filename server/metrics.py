@@ -93,7 +93,12 @@ disk_free_bytes = Gauge("kudos_storage_disk_free_bytes", "Free space where the h
 disk_size_bytes = Gauge("kudos_storage_disk_size_bytes", "All space where the home folder lies.")
 database_bytes = Gauge("kudos_storage_database_bytes", "What the database takes, by its own account.")
 
-policy_swaps_total = Counter("kudos_policy_swaps_total", "Policies brought into the engine.", ["kind", "result"])
+policy_swaps_total = Counter(
+    "kudos_policy_swaps_total",
+    "Policies brought into the engine: an adapter, full weights, an adapter folded into the base (fold) or no longer "
+    "(unfold). `waited`: it was put off, as replies did not end in time.",
+    ["kind", "result"],
+)
 policy_swap_seconds = Histogram(
     "kudos_policy_swap_duration_seconds",
     "Phases of bringing a policy into the engine: verify, load, prove.",
@@ -101,6 +106,7 @@ policy_swap_seconds = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
 policy_info = Gauge("kudos_policy_info", "1 for each policy that serves, by track.", ["version", "track"])
+policy_folded = Gauge("kudos_policy_folded", "1 while an adapter is part of the base's weights.")
 policy_missing = Gauge("kudos_policy_missing", "Policies that this server should hold and does not.")
 replicas = Gauge(
     "kudos_replicas",
@@ -183,8 +189,8 @@ for _unit in ("requests", "tokens"):
         rate_limited_total.labels(_unit, _whose)
 for _phase in ("verify", "load", "prove"):
     policy_swap_seconds.labels(_phase)
-for _kind in ("adapter", "full"):
-    for _result in ("proved", "not_proved", "refused", "failed"):
+for _kind in ("adapter", "full", "fold", "unfold"):
+    for _result in ("proved", "not_proved", "refused", "failed", "waited"):
         policy_swaps_total.labels(_kind, _result)
 
 

@@ -3,7 +3,8 @@
 Nobody tells a replica what to do; it looks, twice a second. A policy is routed to only when its folder has been
 verified and a probe has shown that the engine answers as the trainer's weights do. One that fails is named in
 `problems`, and what served before goes on serving. A full swap exchanges the weights under everybody: new turns wait
-for it at `settled`, and a turn that it cuts in two is told so when it leaves.
+for it, and one that it cuts in two is told so (`underway`). An adapter that serves alone for a while is folded into the
+base's weights (decision 0016), and no turn is ever cut for that.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import logging
 import shutil
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -35,8 +35,10 @@ from feedback.schema import PolicyKind, Replica, now
 from feedback.store import Store
 from server import metrics, routing
 from server.engine import Engine
-from server.errors import EngineDead, EngineError
+from server.errors import EngineDead, EngineError, Unfoldable
+from server.fold import Patience, Shelf, sweep
 from server.settings import Settings
+from server.underway import Underway
 
 log = logging.getLogger("kudos.residency")
 
@@ -46,6 +48,7 @@ HEARTBEAT_SECONDS = 5.0
 _STALE_SECONDS = 10.0  # without a look at the wanted state a replica is not ready
 _RETRY_SECONDS = 10.0  # after a failure that may pass; a refused folder is not tried again
 _CALM_SECONDS = 60.0  # an engine that has run this long counts as recovered
+_MOST_HOLDS = 3  # times that people wait for a fold, or the way back from one; then it finds another way
 _FINGERPRINT_TOLERANCE_NATS = 0.02  # of the same weights, scored beside other requests
 
 
@@ -83,10 +86,12 @@ class Residency:
         self._folders: dict[str, Path] = {}
         self._fingerprints: dict[str, list[float]] = {}
         self._shapes: dict[str, BaseShapes] = {}
-        self._turns: Counter[str] = Counter()
-        self._timeline: list[str] = []  # the weights, exchange by exchange
-        self._open = asyncio.Event()
-        self._open.set()
+        self.underway = Underway()
+        self._shelf = Shelf(settings.home / "folded")
+        self._fold_patience = Patience(settings.fold_after_seconds)
+        self._unfold_patience = Patience(0.0)  # of the way back
+        self._merging: tuple[str, asyncio.Task[Path]] | None = None
+        self._below = ""  # a folded adapter's base
         self._nudged = asyncio.Event()
         self._looked_at = 0.0
         self._engine_started_at = 0.0
@@ -97,32 +102,19 @@ class Residency:
 
     # ---- what turns ask ----------------------------------------------------------------------------
 
-    async def settled(self) -> None:
-        """Returns at once, except during a full swap."""
-        await self._open.wait()
-
     def assign(self, user_id: str) -> routing.Assignment:
         return routing.assign(user_id, self.wanted, self.held, self.serving)
-
-    def enter(self, version: str) -> int:
-        self._turns[version] += 1
-        return len(self._timeline)
-
-    def leave(self, version: str, epoch: int) -> list[str] | None:
-        """The versions that had a part in the turn, when it was more than one."""
-        self._turns[version] -= 1
-        if self._turns[version] <= 0:
-            del self._turns[version]
-        versions = list(dict.fromkeys([version, *self._timeline[epoch:]]))
-        if len(versions) == 1:
-            return None
-        metrics.mixed_replies_total.inc()
-        return versions
 
     @property
     def replica_id(self) -> str:
         """This server among others, and the same one when it starts again."""
         return f"{socket.gethostname()}:{self.address.rpartition(':')[2]}"
+
+    @property
+    def folded(self) -> str | None:
+        """The adapter that the engine's weights have in them."""
+        folder = self._folders.get(self.weights)
+        return self.weights if folder is not None and self._shelf.has(folder) else None
 
     @property
     def ready(self) -> bool:
@@ -138,6 +130,7 @@ class Residency:
     async def start(self) -> None:
         """Registers the model, loads the weights that are wanted (or else the model) and holds them."""
         folder = self._settings.model_folder()
+        sweep(self._settings.home / "folded")
         with self._store.write() as session:
             base = policies.register_base(session, folder)
             own = WantedPolicy(base.version, base.number, PolicyKind.BASE, base.path, base.digest, base.version)
@@ -168,6 +161,10 @@ class Residency:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
+        self._shelf.closing = True
+        if self._merging is not None:
+            await asyncio.wait({self._merging[1]})
+        await asyncio.to_thread(self._shelf.close)
         await self._report(ready=False)
 
     async def _loop(self) -> None:
@@ -191,15 +188,20 @@ class Residency:
         self._looked_at = time.monotonic()
         for version in set(self.problems) - set(wanted.policies):
             del self.problems[version]  # wanted again later, it is tried again
-        if wanted.base != self.weights and self._may_try(wanted.base):
+        stays_folded = self.folded is not None and self.folded == wanted.foldable
+        if self.folded is not None and not stays_folded and self._below == wanted.base:
+            await self._unfold()
+        elif wanted.base != self.weights and not stays_folded and self._may_try(wanted.base):
             await self._swap(wanted.policies[wanted.base])
         if wanted.base == self.weights:
             for version in wanted.adapters:
                 if version not in self.held and self._may_try(version):
                     await self._take(wanted.policies[version])
         self.serving = self._what_serves()
+        if wanted.base == self.weights:
+            await self._fold_when_ripe()
         for version in self.held - set(wanted.policies) - {self.serving, self.weights}:
-            if not self._turns[version]:
+            if not self.underway.of(version):
                 self.held -= {version}
                 await self._engine.drop_adapter(version)
         await self._report(ready=self.ready)
@@ -253,9 +255,8 @@ class Residency:
             self._problem(policy.version, error)
             metrics.policy_swaps_total.labels(policy.kind.value, _result(error)).inc()
             return
-        self._open.clear()
-        try:
-            await self._wait_for_turns()
+        with self.underway.closed():
+            await self.underway.ended(self._settings.swap_wait_seconds)
             try:
                 await self._exchange(policy.version, self._folder(policy), probe, policy)
                 metrics.policy_swaps_total.labels(policy.kind.value, "proved").inc()
@@ -265,12 +266,10 @@ class Residency:
                 self._problem(policy.version, error)
                 metrics.policy_swaps_total.labels(policy.kind.value, _result(error)).inc()
                 await self._return_to(before)
-        finally:
-            self._open.set()
 
     async def _exchange(self, version: str, folder: Path, probe: Probe | None, policy: WantedPolicy | None) -> None:
         with _phase("load"):
-            self._timeline.append(version)
+            self.underway.exchanged(version)
             self.held = frozenset()
             await self._engine.swap_full(version, folder)
             self.weights = version
@@ -290,10 +289,98 @@ class Residency:
         except (BadArtifact, OSError, EngineError):
             await self._revive(version)
 
-    async def _wait_for_turns(self) -> None:
-        deadline = time.monotonic() + self._settings.swap_wait_seconds
-        while self._turns.total() and time.monotonic() < deadline:  # noqa: ASYNC110 - rare, short and bounded
-            await asyncio.sleep(0.01)
+    # ---- folding -----------------------------------------------------------------------------------
+
+    async def _fold_when_ripe(self) -> None:
+        """Merge in the background, then exchange the weights at a moment when no turn runs; or leave it for later."""
+        version = self.wanted.foldable if self._settings.fold else None
+        if self._merging is not None and self._merging[0] != version:
+            _, merging = self._merging
+            if not merging.done():
+                return
+            self._merging = None
+            await asyncio.to_thread(self._shelf.clear)
+        if not self._fold_patience.ripe(version, time.monotonic()) or version not in self.held:
+            return
+        policy = self.wanted.policies[version]
+        if self._merging is None:
+            work = asyncio.to_thread(self._shelf.put, version, self._folders[self.weights], self._folder(policy))
+            self._merging = version, asyncio.create_task(work)
+        if not self._merging[1].done():
+            return
+        try:
+            folder, probe = self._merging[1].result(), await self._verified(policy)
+        except (Unfoldable, BadArtifact, OSError) as error:
+            log.warning("%s stays an adapter: %s", version, error)
+            metrics.policy_swaps_total.labels("fold", _result(error)).inc()
+            self._merging = None
+            self._fold_patience.failed(time.monotonic())
+            return
+        if self.underway.any and self._fold_patience.tries >= _MOST_HOLDS:
+            return  # people have waited often enough: from now on only when nobody is being answered
+        with self.underway.closed():
+            if await self.underway.ended(self._settings.fold_wait_seconds):
+                await self._fold(policy, folder, probe)
+            else:
+                metrics.policy_swaps_total.labels("fold", "waited").inc()
+                self._fold_patience.failed(time.monotonic())
+
+    async def _fold(self, policy: WantedPolicy, folder: Path, probe: Probe | None) -> None:
+        """No turn runs, and none begins. What cannot be proved is undone: the base again, and the adapter on it."""
+        base = self.weights
+        try:
+            for version in self.held - {base}:
+                await self._engine.drop_adapter(version)
+            await self._exchange(policy.version, folder, probe, policy)
+            self._below = base
+            metrics.policy_swaps_total.labels("fold", "proved").inc()
+            log.info("%s is folded into the weights of %s", policy.version, base)
+        except (BadArtifact, OSError, EngineError) as error:
+            log.error("%s could not be folded: %s", policy.version, error)
+            metrics.policy_swaps_total.labels("fold", _result(error)).inc()
+            self._fold_patience.never()
+            await self._return_to(base)
+            await self._take(policy)
+            self.serving = self._what_serves()
+
+    async def _unfold(self) -> None:
+        """The base again, and on it the adapter that serves, before anybody's turn begins.
+
+        A rollback does not wait for long, and a rollout not for ever: then turns are cut in two as in a full swap.
+        """
+        wanted, folded = self.wanted, self.weights
+        patience, at = self._unfold_patience, time.monotonic()
+        if not self._may_try(wanted.base) or not patience.ripe(folded, at):
+            return
+        base = wanted.policies[wanted.base]
+        try:
+            await self._verified(base)
+        except (BadArtifact, OSError) as error:
+            self._problem(base.version, error)
+            return
+        with self.underway.closed():
+            ended = await self.underway.ended(self._settings.fold_wait_seconds)
+            if not ended and wanted.stable == folded and patience.tries < _MOST_HOLDS:
+                metrics.policy_swaps_total.labels("unfold", "waited").inc()
+                patience.failed(time.monotonic())
+                return
+            try:
+                await self._exchange(base.version, self._folder(base), None, base)
+            except (BadArtifact, OSError, EngineError) as error:
+                self._problem(base.version, error)
+                metrics.policy_swaps_total.labels("unfold", _result(error)).inc()
+                await self._return_to(folded)
+                return
+            if wanted.stable in wanted.adapters:
+                await self._take(wanted.policies[wanted.stable])
+            if wanted.stable == folded and folded not in self.held:
+                patience.failed(time.monotonic())
+                await self._return_to(folded)
+                return
+            self.serving = self._what_serves()
+        self._unfold_patience = Patience(0.0)
+        metrics.policy_swaps_total.labels("unfold", "proved").inc()
+        log.info("%s is an adapter again, on the weights of %s", folded, base.version)
 
     # ---- the engine's weights ----------------------------------------------------------------------
 
@@ -302,7 +389,7 @@ class Residency:
         folder = self._folder(policy)
         await self._engine.start(policy.version, folder)
         self._engine_started_at = time.monotonic()
-        self._timeline.append(policy.version)
+        self.underway.exchanged(policy.version)
         self.weights, self._folders[policy.version] = policy.version, folder
         await self._prove(policy, probe)
         await self._check_fingerprint(policy.version)
@@ -327,12 +414,14 @@ class Residency:
             try:
                 await self._engine.start(version, self._folders[version])
                 self._engine_started_at = time.monotonic()
-                self._timeline.append(version)
+                self.underway.exchanged(version)
                 self.weights = version
                 await self._check_fingerprint(version)
                 break
             except Exception:  # isolates: whatever stopped one start may not stop the next
                 log.exception("the engine did not start")
+                if self.folded == version:
+                    version = self._below  # its folder may be gone; the adapter is taken again from its own
                 await asyncio.sleep(min(2.0**self._restarts, 30.0))
         self.held = frozenset({version})
         self.serving = self._what_serves()
@@ -358,9 +447,10 @@ class Residency:
     async def _prove(self, policy: WantedPolicy, probe: Probe | None) -> None:
         if probe is None:
             return
-        measured = await asyncio.gather(
-            *(self._engine.score(case.prompt_token_ids, case.token_ids, policy.version) for case in probe.cases)
-        )
+        # One after another: all at once are one large batch, for which every stream beside them stands still.
+        measured = [
+            await self._engine.score(case.prompt_token_ids, case.token_ids, policy.version) for case in probe.cases
+        ]
         verdict = probe_verdict(probe, measured)
         log.info("probe of %s: %s", policy.version, verdict.message)
         if not verdict.passed:
@@ -421,7 +511,8 @@ class Residency:
         share = wanted.share if wanted.candidate in self.held else 0.0
         if share:
             metrics.policy_info.labels(wanted.candidate, routing.CANARY).set(1)
-        metrics.policy_missing.set(len({wanted.base, *wanted.adapters} - self.held))
+        metrics.policy_missing.set(len(wanted.needed(self.weights) - self.held))
+        metrics.policy_folded.set(self.folded is not None)
         metrics.rollout_share_ratio.labels(routing.STABLE).set(1 - share)
         metrics.rollout_share_ratio.labels(routing.CANARY).set(share)
         if self.ledger is not None:
@@ -432,7 +523,9 @@ class Residency:
 
 
 def _result(error: Exception) -> str:
-    return "not_proved" if isinstance(error, NotProved) else "refused" if isinstance(error, BadArtifact) else "failed"
+    if isinstance(error, NotProved):
+        return "not_proved"
+    return "refused" if isinstance(error, BadArtifact | Unfoldable) else "failed"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import socket
@@ -206,6 +207,10 @@ async def serve(settings: Settings, engine: Engine, make_prompts: Callable[[Path
         )
         server = DrainingServer(config, services, services.residency.address)
         running.append(server)
+        # What was imported (700,000 objects with an engine) lives as long as the process; whenever the collector looked
+        # through it, every stream stood still for half a second.
+        gc.collect()
+        gc.freeze()
         await server.serve(sockets=[listener])
     for reason in fatal:
         print(f"kudos: {reason}", file=sys.stderr, flush=True)

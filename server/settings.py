@@ -106,6 +106,15 @@ class Settings(FeedbackSettings):
     swap_wait_seconds: float = Field(default=0.3, ge=0.0, le=60.0)
     """Before a full swap: how long to wait for streams to end. Those that go on are marked as mixed."""
 
+    fold: bool = True
+    """Fold a promoted adapter into the base's weights once nothing else is wanted beside it; see decision 0016."""
+
+    fold_after_seconds: float = Field(default=60.0, ge=0.0, le=86400.0)
+    """How long an adapter has been alone before it is folded. Until then a rollback costs nothing."""
+
+    fold_wait_seconds: float = Field(default=2.0, ge=0.0, le=8.0)
+    """Longest that new replies wait for the running ones to end, before a fold or the way back from one."""
+
     shadow_share: float = Field(default=0.1, ge=0.0, le=1.0)
     """While a candidate is in shadow: the part of people's prompts that it answers too, in the background."""
 

@@ -53,12 +53,12 @@ async def _answer(services: Services, turn: Turn, version: str, reply_id: str) -
     row = turn.row()
     row.id, row.regenerate_of, row.created_at, row.policy_version = reply_id, turn.reply_id, now(), version
     row.arm, row.source, row.propensity = SHADOW, SHADOW, services.settings.shadow_share
-    epoch = services.residency.enter(version)
+    epoch = services.residency.underway.enter(version)
     try:
         await _generate(services, turn, row)
     finally:
         services.shadows.discard(reply_id)
-        row.mixed_versions = services.residency.leave(version, epoch)
+        row.mixed_versions = services.residency.underway.leave(version, epoch)
     await turn.over.wait()
     if services.draining or turn.ended_as not in _COMPARED:
         metrics.shadow_replies_total.labels("discarded").inc()

@@ -82,7 +82,7 @@ class Turn:
         self.over = asyncio.Event()  # its end is written, or cannot be
         self._screen = None if services.safety is None else Screen(services.safety, self.track)
         self.task: asyncio.Task[Any] | None = None  # that sends this turn's body
-        self._epoch = services.residency.enter(assignment.version)
+        self._epoch = services.residency.underway.enter(assignment.version)
         services.streams[question.user_id] += 1
         services.live.add(self)
         metrics.streams_active.inc()
@@ -245,7 +245,7 @@ class Turn:
     async def _write_end(self, state: ReplyState, *, durable: bool) -> None:
         """durable: there is a [DONE] to say, but not for what is not durable yet."""
         services = self._services
-        mixed = services.residency.leave(self.version, self._epoch)
+        mixed = services.residency.underway.leave(self.version, self._epoch)
         services.streams[self.question.user_id] -= 1
         if services.streams[self.question.user_id] <= 0:
             del services.streams[self.question.user_id]

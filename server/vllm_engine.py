@@ -31,6 +31,7 @@ log = logging.getLogger("kudos.engine")
 
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+_BACKGROUND = 1  # a request's priority; the smaller is served first
 _PR_SET_PDEATHSIG = 1
 
 
@@ -150,7 +151,7 @@ class VllmEngine:
                     params,
                     request_id,
                     lora_request=self._adapter(version),
-                    priority=int(background),  # the smaller is served first
+                    priority=_BACKGROUND if background else 0,
                 )
             ) as outputs:
                 async for output in outputs:
@@ -190,7 +191,7 @@ class VllmEngine:
         rows: Any = None
         try:
             async for output in self._llm.generate(
-                _tokens(tokens), params, request_id, lora_request=self._adapter(version)
+                _tokens(tokens), params, request_id, lora_request=self._adapter(version), priority=_BACKGROUND
             ):
                 rows = output.prompt_logprobs
         except Exception as error:

@@ -193,14 +193,17 @@ def ppo(
 
 @app.command()
 def swap(
-    swaps: Annotated[int, typer.Option(min=1, help="How often a policy is swapped for another.")] = 10,
+    swaps: Annotated[int, typer.Option(min=0, help="How often an adapter is swapped for another.")] = 100,
     streams: Annotated[int, typer.Option(min=1, help="Open all the time.")] = 32,
     quiet: Annotated[float, typer.Option(min=1.0, help="Seconds without a swap, to compare with.")] = 10.0,
+    full: Annotated[int, typer.Option(min=0, help="How often a full checkpoint is swapped for another.")] = 6,
+    folds: Annotated[int, typer.Option(min=0, help="How often an adapter is folded into the base's weights.")] = 4,
 ) -> None:
-    """Swap adapters under live streams: how long does a stream stand still? One JSON line; exits 1 where one fails."""
+    """Swap and fold policies under live streams: how long does a stream stand still, what does it cost in memory, what
+    does a fold bring? One JSON line; exits 1 where a stream fails."""
     from trainer.tiny.swap_bench import measure
 
-    figures = measure(swaps=swaps, streams=streams, quiet_seconds=quiet)
+    figures = measure(swaps=swaps, streams=streams, quiet_seconds=quiet, full=full, folds=folds)
     typer.echo(json.dumps(figures))
     if figures["failed"] or figures["replies_of_two_policies"]:
         raise typer.Exit(1)

@@ -114,7 +114,7 @@ async def open_turns(
     check_room(services, user_id, body.choices)
     asked = await read_question(services, identity, body)
     question = await question_of(services, asked, asked.prompt)
-    await services.residency.settled()
+    await services.residency.underway.settled()
     check_room(services, user_id, body.choices)  # again: others came while the question was put together
     assignment = services.residency.assign(user_id)
     # Last choice first: a conversation goes on from its newest reply, which is to be the first choice. The others are

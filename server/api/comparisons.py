@@ -82,7 +82,7 @@ async def open_duel(
     question = await question_of(services, asked, asked.prompt)
     prompts = asked.prompts.two(_draw) if asked.prompts else None
     prompted = [await question_of(services, asked, prompt) for prompt in prompts or ()]
-    await services.residency.settled()
+    await services.residency.underway.settled()
     check_room(services, user_id, replies=2)  # again: others came while the questions were put together
     residency = services.residency
     drawn = pair(user_id, residency.wanted, residency.held, residency.serving, _draw, odds=services.draws.odds())

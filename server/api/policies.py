@@ -141,6 +141,7 @@ def _wanted(services: Services) -> dict[str, Any]:
         "matchup": wanted.matchup,
         "serving": services.residency.serving,
         "holds": sorted(services.residency.held),
+        "folded": services.residency.folded,
         "problems": {version: problem.message for version, problem in services.residency.problems.items()},
     }
 

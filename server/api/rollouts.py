@@ -204,7 +204,12 @@ async def _current(services: Services) -> dict[str, Any]:
                 event.model_dump(exclude={"rollout_id"}) for event, of in rollout.events(session) if of.id == row.id
             ],
             "replicas": [
-                {**replica.model_dump(), "heard_of": standing is not Standing.SILENT, "standing": standing}
+                {
+                    **replica.model_dump(),
+                    "folded": replicas.folded(session, replica),
+                    "heard_of": standing is not Standing.SILENT,
+                    "standing": standing,
+                }
                 for replica, standing in replicas.standing_of(session)
             ],
         }

@@ -55,6 +55,8 @@ class WantedPolicies(Shape):
     serving: str | None
     holds: list[str]
     """What this replica has loaded and proved."""
+    folded: str | None
+    """The adapter that is part of the base's weights here; it then is all that is held."""
     problems: dict[str, str]
 
 
@@ -72,6 +74,7 @@ class Policies(Shape):
                 "matchup": None,
                 "serving": "v0-4e5f6a7b",
                 "holds": ["v0-4e5f6a7b", "v1-0a1b2c3d"],
+                "folded": None,
                 "problems": {},
             },
         }

@@ -127,6 +127,8 @@ class Replica(Shape):
     ready: bool
     base_version: str | None
     holds: list[str]
+    folded: str | None
+    """The adapter that is part of the base's weights there; it then is all that is held."""
     problems: dict[str, str]
     started_at: datetime
     heartbeat_at: datetime

@@ -128,11 +128,16 @@ const limit = (one) => [
   number(one.users),
 ];
 
+const held = ({ holds, folded }) => [
+  ...holds.flatMap((version) => [policyLink(version), " "]),
+  folded ? chip(t("folded")) : "",
+];
+
 function replicas(wanted, rollout) {
   const rows = (rollout?.replicas ?? []).map((replica) => [
     h("span", { class: "code-name" }, replica.id),
     replica.heard_of ? chip(t(replica.ready ? "ready" : "not_ready"), replica.ready ? "good" : "bad") : chip(t("silent"), "bad"),
-    replica.holds.flatMap((version) => [policyLink(version), " "]),
+    held(replica),
     problems(replica.problems),
   ]);
   if (rows.length) return card("replicas", table("replicas", ["replica", "state", "holds", "problems"], rows));
@@ -140,7 +145,7 @@ function replicas(wanted, rollout) {
     "this_server",
     facts([
       ["answers_with", policyLink(wanted.serving || wanted.stable)],
-      ["holds", wanted.holds.flatMap((version) => [policyLink(version), " "])],
+      ["holds", held(wanted)],
       ["problems", problems(wanted.problems)],
     ]),
   );

@@ -54,6 +54,32 @@ def now_wanted(store: Store) -> rollout.Wanted:
         return rollout.wanted(session)
 
 
+def test_an_adapter_may_be_folded_while_nothing_else_is_wanted(store: Store, versions: list[str]) -> None:
+    base, first, second = versions[:3]
+
+    def foldable() -> str | None:
+        return now_wanted(store).foldable
+
+    assert foldable() is None, "the base serves"
+    in_one(store, lambda session: rollout.start(session, first, 1.0))
+    assert foldable() is None, "a candidate, whoever meets it"
+    in_one(store, rollout.promote)
+    assert foldable() == first
+    wanted = now_wanted(store)
+    assert (wanted.needed(base), wanted.needed(first), wanted.needed(None)) == ({base, first}, {first}, {base, first})
+    for pair, answer in (((first, first), first), ((first, base), None), ((base, base), None), ((None, None), first)):
+        in_one(store, lambda session, pair=pair: matchups.choose(session, *pair, "operator"))
+        assert foldable() == answer, pair
+    in_one(store, lambda session: matchups.choose(session, None, None, "operator", automatic=True))
+    assert foldable() is None, "pairs are drawn from the base too"
+    in_one(store, lambda session: matchups.choose(session, None, None, "operator"))
+    in_one(store, lambda session: rollout.start(session, second, shadow=True))
+    assert foldable() is None
+    assert now_wanted(store).needed(first) == {base, first, second}
+    in_one(store, rollout.promote)
+    assert foldable() == second
+
+
 def test_without_a_base_nothing_is_wanted(store: Store) -> None:
     with store.read() as session, pytest.raises(errors.NoBase):
         rollout.wanted(session)

@@ -24,6 +24,7 @@ class FakeEngine:
         self.lies = False
         self.base = ""
         self.folders: dict[str, Path] = {}
+        self.manifests: dict[str, Path] = {}  # of every adapter that was loaded; folded weights have none of their own
         self.running = 0
         self.starts = 0
 
@@ -37,6 +38,8 @@ class FakeEngine:
 
     async def start(self, version: str, folder: Path) -> None:
         self.starts += 1
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(folder)
         self.base, self.folders, self.alive = version, {version: folder}, True
         if dead := os.environ.get("FAKE_ENGINE_DEAD"):
             Path(dead).unlink(missing_ok=True)  # noqa: ASYNC240
@@ -73,17 +76,22 @@ class FakeEngine:
             self.running -= 1
 
     async def score(self, prompt_token_ids: Sequence[int], token_ids: Sequence[int], version: str) -> list[float]:
-        manifest = self.folders.get(version, Path("/nowhere")) / "manifest.json"
+        folder = self.folders.get(version, Path("/nowhere"))
+        manifest, folded = folder / "manifest.json", False
+        if not manifest.is_file() and version in self.manifests:
+            manifest, folded = self.manifests[version], True
         if manifest.is_file():
             for case in json.loads(manifest.read_bytes())["probe"]["cases"]:
                 if case["prompt_token_ids"] == list(prompt_token_ids) and case["token_ids"] == list(token_ids):
-                    key = "reference_logprobs" if self.lies else "logprobs"
+                    lies = self.lies or (folded and "FAKE_FOLD_LIES" in os.environ)
+                    key = "reference_logprobs" if lies else "logprobs"
                     return [float(value) for value in case[key]]
         return [-1.0] * len(token_ids)
 
     async def load_adapter(self, version: str, folder: Path) -> None:
         await asyncio.sleep(float(os.environ.get("FAKE_LOAD_SECONDS", "0")))
         self.folders[version] = folder
+        self.manifests[version] = folder / "manifest.json"
 
     async def drop_adapter(self, version: str) -> None:
         self.folders.pop(version, None)

@@ -55,6 +55,7 @@ FAMILIES = {
     "kudos_replicas": ("gauge", {"state"}),
     "kudos_shadow_replies": ("counter", {"result"}),
     "kudos_policy_missing": ("gauge", set()),
+    "kudos_policy_folded": ("gauge", set()),
     "kudos_mixed_policy_replies": ("counter", set()),
     "kudos_rollout_share_ratio": ("gauge", {"track"}),
     "kudos_rollout_sample_ratio_mismatch": ("gauge", set()),

@@ -27,7 +27,12 @@ SECONDS = 60.0  # for a replica to follow a decision; it takes well under one wh
 @pytest.fixture(scope="module")
 def replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server of its own: these tests decide what everybody is served."""
-    server = RealServer(tmp_path_factory.mktemp("rollout") / "home", KUDOS_SWAP_WAIT_SECONDS="0.1")
+    server = RealServer(
+        tmp_path_factory.mktemp("rollout") / "home",
+        KUDOS_SWAP_WAIT_SECONDS="0.1",
+        KUDOS_FOLD_AFTER_SECONDS="1",
+        KUDOS_FOLD_WAIT_SECONDS="8",
+    )
     try:
         yield server.start()
     finally:
@@ -64,14 +69,14 @@ class Traffic:
 
 
 @contextmanager
-def crowd(replica: Running, streams: int) -> Iterator[Traffic]:
+def crowd(replica: Running, streams: int, max_tokens: int = 150) -> Iterator[Traffic]:
     traffic, stop = Traffic(), threading.Event()
 
     def chat(user: str) -> None:
         body = {
             "messages": [{"role": "user", "content": "Go on"}],
             "temperature": 2.0,
-            "max_tokens": 150,
+            "max_tokens": max_tokens,
             "stream": True,
         }
         with replica.client(user) as client:
@@ -285,6 +290,49 @@ def test_no_policy_reads_the_prefix_cache_of_another(replica: Running) -> None:
             wait_for(lambda: holds(client)["serving"].startswith("v0-"), SECONDS, "the base to serve again")
             if published is full:
                 assert cached(client) == 0, "and not after the way back"
+
+
+def test_a_promoted_adapter_is_folded_while_it_is_alone(replica: Running) -> None:
+    """Into the base's weights, out again for the next candidate, and that one in its turn; all of it under streams."""
+    question = "What are your opening hours, and where can I find you? " * 20
+    first, second = publish(replica, seed=21), publish(replica, seed=22, size=0.04)
+    liar = republish(replica, first, second)
+
+    def cached(client: httpx.Client) -> int:
+        answer = ask(client, question, max_tokens=2)
+        return int(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
+
+    def promote(client: httpx.Client, version: str) -> None:
+        start(client, version, 1.0)
+        wait_for(lambda: holds(client)["serving"] == version, SECONDS, f"{version} to serve")
+        assert cached(client) == 0, "no other policy's keys and values are read"
+        assert client.post("/v1/rollouts/current/promote").status_code == 200
+        wait_for(lambda: holds(client)["folded"] == version, SECONDS, f"{version} to be folded")
+
+    mixed = replica.metric("kudos_mixed_policy_replies_total")
+    with replica.client() as client, crowd(replica, 16, max_tokens=40) as traffic:
+        promote(client, first.version)
+        assert holds(client)["holds"] == [first.version]
+        assert cached(client) == 0, "nor what the same policy computed as an adapter"
+        assert cached(client) > 0
+        promote(client, second.version)
+        [folder] = (replica.home / "folded").glob("*/v*")
+        assert folder.name == second.version
+        assert client.post("/v1/rollouts/current/rollback").status_code == 200
+        wait_for(lambda: holds(client)["folded"] == first.version, SECONDS, "the one before to be folded again")
+        assert cached(client) == 0
+        start(client, liar.version, 0.5)
+        wait_for(lambda: liar.version in holds(client)["problems"], SECONDS, "the probe to fail")
+        assert first.version in holds(client)["holds"], "beside the base, as the candidate needs it"
+        assert client.post("/v1/rollouts/current/rollback").status_code == 200
+        wait_for(lambda: holds(client)["folded"] == first.version, SECONDS, "it to be folded once more")
+        assert holds(client)["problems"] == {}
+    assert traffic.failures == []
+    assert replica.metric("kudos_policy_swaps_total", kind="fold", result="proved") >= 4
+    assert replica.metric("kudos_policy_swaps_total", kind="unfold", result="proved") >= 3
+    assert replica.metric("kudos_mixed_policy_replies_total") == mixed
+    assert traffic.versions >= {first.version, second.version}
+    assert liar.version not in traffic.versions
 
 
 def test_a_policy_that_the_gate_refused_does_not_start(replica: Running) -> None:

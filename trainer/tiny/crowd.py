@@ -71,6 +71,11 @@ class Crowd:
         """A call as the operator. Raises with the server's own message."""
         return _checked(await self._client.request(method, path, json=body))
 
+    async def text(self, path: str) -> str:
+        response = await self._client.get(path)
+        response.raise_for_status()
+        return response.text
+
     async def vote(
         self, crowd: list[Person], votes: int, pair_share: float, seed: int, on_vote: Callable[[Ballots], None]
     ) -> Ballots:
@@ -176,6 +181,10 @@ class StreamFailed(Exception):
     pass
 
 
+class Refused(RuntimeError):
+    """The server said no to a call; its own message."""
+
+
 @dataclass
 class Live:
     """What was seen on streams that were open all the time."""
@@ -184,6 +193,7 @@ class Live:
     failures: list[str] = field(default_factory=list)
     mixed: int = 0  # replies whose chunks named more than one policy
     longest_gap_seconds: float = 0.0
+    first_waits: list[tuple[float, float]] = field(default_factory=list)  # (when, seconds) of each reply's first token
     versions: dict[str, int] = field(default_factory=dict)  # replies of each policy
 
 
@@ -199,7 +209,7 @@ async def keep_streaming(
     async def one(person: Person) -> None:
         turn = 0
         while not until.is_set():
-            last = None
+            last, asked = None, time.perf_counter()
             seen = set()
             prompt = person.prompts[turn % len(person.prompts)]
             turn += 1
@@ -211,6 +221,8 @@ async def keep_streaming(
                         if last is not None:
                             live.longest_gap_seconds = max(live.longest_gap_seconds, at - last)
                             on_gap(at, at - last)
+                        else:
+                            live.first_waits.append((at, at - asked))
                         last = at
             except (StreamFailed, httpx.HTTPError) as error:
                 live.failures.append(str(error) or type(error).__name__)
@@ -249,4 +261,4 @@ def _checked(response: httpx.Response) -> Any:
         message = response.json()["error"]["message"]
     except (ValueError, KeyError, TypeError):
         message = response.text[:500]
-    raise RuntimeError(f"{response.request.method} {response.request.url.path}: {response.status_code}: {message}")
+    raise Refused(f"{response.request.method} {response.request.url.path}: {response.status_code}: {message}")

@@ -1,19 +1,30 @@
-"""How long a stream stands still while policies are swapped under it: real server, random adapters, open streams."""
+"""What an exchange of policies costs those who are reading: real server, random policies, open streams.
+
+Adapters are swapped for one another, full checkpoints too, and an adapter is folded into the base's weights, in turn
+with the plain base and the adapter beside it. While adapters are swapped a matchup of the base with itself keeps the
+base wanted, so that nothing is folded then.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count, pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
+from rich.status import Status
 
 from deploy import policies
 from deploy.gate import Verdict
@@ -26,13 +37,21 @@ from trainer.lora import LoraAdapter
 from trainer.publication import publish_policy
 from trainer.sampler import Rollout
 from trainer.tiny.build import MODEL_FOLDER
-from trainer.tiny.crowd import Crowd, Live, keep_streaming, people
+from trainer.tiny.crowd import Crowd, Live, Refused, keep_streaming, people
 from trainer.tiny.demo import DemoConfig, serving
 from trainer.tiny.dialogues import make_dialogues
 from trainer.tokens import encode_reply, load_tokenizer, render_prompt
 
 WARM_SECONDS = 3.0
-PAUSE_SECONDS = 1.0  # between two swaps
+PAUSE_SECONDS = 0.5  # after a swap; what it does to streams in this time is counted for it
+WINDOW_SECONDS = 6.0  # of one measurement of throughput
+WARM_SWAPS = 4  # before memory is looked at
+LONG_PROMPT_WORDS = 120
+SETTINGS = {"KUDOS_FOLD_AFTER_SECONDS": "0.5", "KUDOS_FOLD_WAIT_SECONDS": "8"}
+_CACHE = re.compile(
+    r'^vllm:cache_config_info\{(?=.*block_size="(?P<size>\d+)")(?=.*num_gpu_blocks="(?P<blocks>\d+)")', re.MULTILINE
+)
+_GENERATED = re.compile(r"^vllm:generation_tokens_total\{[^}]*\} (\S+)$", re.MULTILINE)
 
 
 @dataclass
@@ -46,66 +65,228 @@ class Gaps:
         self.ended_at.append(at)
         self.seconds.append(seconds)
 
-    def between(self, start: float, stop: float) -> dict[str, float]:
+    def within(self, *spans: tuple[float, float]) -> dict[str, float]:
         ended_at, seconds = np.array(self.ended_at), np.array(self.seconds)
-        chosen = seconds[(ended_at > start) & (ended_at <= stop)]
+        chosen = np.concatenate([seconds[(ended_at > start) & (ended_at <= stop)] for start, stop in spans])
         p50, p99 = np.quantile(chosen, [0.5, 0.99])
         return {"p50": round(float(p50), 4), "p99": round(float(p99), 4), "longest": round(float(chosen.max()), 4)}
 
 
-def measure(*, swaps: int, streams: int, quiet_seconds: float) -> dict[str, Any]:
-    """One server, first left alone, then swapped `swaps` times; returns the figures."""
+class Bench:
+    """One server, its operator, and streams that never stop."""
+
+    def __init__(self, home: Path, crowd: Crowd, status: Status) -> None:
+        self.home, self.crowd, self.status = home, crowd, status
+        self.gaps, self.live = Gaps(), Live()
+
+    async def adapters(self, versions: list[str], swaps: int, quiet_seconds: float) -> dict[str, Any]:
+        """Each swap hands everybody over to the other adapter."""
+        base = await self.quiet(quiet_seconds, "the base, left alone")
+        await self.swap(versions[1])
+        alone = await self.quiet(quiet_seconds, "an adapter, left alone")
+        self.status.update("the KV cache is filled, so that no memory is new to it")
+        await self.fill_cache()
+        for number in range(WARM_SWAPS):
+            await self.swap(versions[number % 2])
+        before, replies, spans = memory_mib(), self.live.finished, list[tuple[float, float]]()
+        for number in range(swaps):
+            self.status.update(f"adapter swap {number + 1} of {swaps}")
+            spans.append(await self.swap(versions[number % 2]))
+        longest = [self.gaps.within(span)["longest"] for span in spans]
+        return {
+            "swaps": swaps,
+            "replies": self.live.finished - replies,
+            "quiet_base_seconds": base,
+            "quiet_adapter_seconds": alone,
+            "swapping_seconds": self.gaps.within(*spans),
+            "longest_of_median_swap": round(median(longest), 4),
+            "swaps_within_twice_p99": sum(each <= 2 * alone["p99"] for each in longest),
+            "longest_swapping_over_p99_quiet": round(max(longest) / alone["p99"], 2),
+            "memory_mib": {name: [before[name], mib] for name, mib in memory_mib().items() if name in before},
+        }
+
+    async def full(self, versions: list[str], swaps: int) -> dict[str, Any]:
+        spans = []
+        for number in range(swaps):
+            self.status.update(f"full swap {number + 1} of {swaps}")
+            spans.append(await self.swap(versions[number % 2]))
+        longest = [self.gaps.within(span)["longest"] for span in spans]
+        return {"swaps": swaps, "longest_gap_seconds": longest}
+
+    async def folds(self, version: str, rounds: int) -> dict[str, Any]:
+        """Tokens a second of base, adapter on it and adapter in it, in turn. Ratios: their median, then each."""
+        rates: dict[str, list[float]] = {"base": [], "adapter": [], "folded": []}
+        swapped, waits = list[float](), list[float]()
+        for number in range(rounds):
+            self.status.update(f"fold {number + 1} of {rounds}")
+            rates["base"].append(await self.tokens_a_second())
+            await self.keep_apart(apart=True)
+            await self.swap(version)
+            rates["adapter"].append(await self.tokens_a_second())
+            began = time.perf_counter()
+            await self.keep_apart(apart=False)
+            await self.until("/v1/policies", lambda body: body["wanted"]["folded"] == version)
+            await asyncio.sleep(PAUSE_SECONDS)
+            ended = time.perf_counter()
+            swapped.append(self.gaps.within((began, ended))["longest"])
+            waits.append(round(max(wait for at, wait in self.live.first_waits if began < at <= ended), 3))
+            rates["folded"].append(await self.tokens_a_second())
+            await self.to_base()
+        rates["base"].append(await self.tokens_a_second())
+        bases = [(before + after) / 2 for before, after in pairwise(rates["base"])]  # a machine drifts
+
+        def over_base(name: str) -> list[float]:
+            return [round(rate / base, 3) for rate, base in zip(rates[name], bases, strict=True)]
+
+        return {
+            "rounds": rounds,
+            "tokens_per_second": {name: [round(rate, 1) for rate in found] for name, found in rates.items()},
+            "adapter_over_base": [round(median(over_base("adapter")), 3), *over_base("adapter")],
+            "folded_over_base": [round(median(over_base("folded")), 3), *over_base("folded")],
+            "longest_gap_seconds": swapped,
+            "longest_wait_for_a_first_token_seconds": waits,
+        }
+
+    async def swap(self, version: str) -> tuple[float, float]:
+        """To everybody, by an operator's hand; from when until when."""
+        began = time.perf_counter()
+        await self.crowd.operate("POST", "/v1/rollouts", {"version": version, "share": 1.0})
+        await self.until("/v1/policies", lambda body: body["wanted"]["serving"] == version)
+        await self.crowd.operate("POST", "/v1/rollouts/current/promote", {})
+        await asyncio.sleep(PAUSE_SECONDS)
+        return began, time.perf_counter()
+
+    async def fill_cache(self) -> None:
+        """The engine takes every block of its cache once before it takes one again, and the system gives memory when it
+        is first touched."""
+        found = _CACHE.search(await self.crowd.text("/metrics"))
+        assert found, "the engine says how large its cache is"
+        left, at = float(found["blocks"]) * float(found["size"]), count()
+
+        async def fill() -> None:
+            nonlocal left
+            while left > 0:
+                words = " ".join(f"{next(at):x}" for _ in range(LONG_PROMPT_WORDS))
+                body = {"messages": [{"role": "user", "content": words}], "max_tokens": 1}
+                answer = await self.crowd.operate("POST", "/v1/chat/completions", body)
+                left -= answer["usage"]["prompt_tokens"]
+
+        await asyncio.gather(fill(), fill())
+
+    async def to_base(self) -> None:
+        """Back over every policy that was promoted."""
+        while (await self.crowd.operate("GET", "/v1/policies"))["wanted"]["stable"] != await self.base():
+            with suppress(Refused):  # there may be none left: what is wanted is looked at twice a second
+                await self.crowd.operate("POST", "/v1/rollouts/current/rollback", {})
+        await self.until("/v1/policies", lambda body: body["wanted"]["serving"] == body["wanted"]["stable"])
+        await asyncio.sleep(PAUSE_SECONDS)
+
+    async def base(self) -> str:
+        rows = (await self.crowd.operate("GET", "/v1/policies"))["data"]
+        return str(next(row["version"] for row in rows if row["kind"] == PolicyKind.BASE))
+
+    async def quiet(self, seconds: float, what: str) -> dict[str, float]:
+        self.status.update(what)
+        await asyncio.sleep(PAUSE_SECONDS)
+        began = time.perf_counter()
+        await asyncio.sleep(seconds)
+        return self.gaps.within((began, time.perf_counter()))
+
+    async def keep_apart(self, *, apart: bool) -> None:
+        base = await self.base()
+        body = {"first_version": base, "second_version": base} if apart else {}
+        await self.crowd.operate("PUT", "/v1/matchup", body)
+
+    async def tokens_a_second(self) -> float:
+        await asyncio.sleep(PAUSE_SECONDS)
+        began, tokens = time.perf_counter(), await self.generated()
+        await asyncio.sleep(WINDOW_SECONDS)
+        return (await self.generated() - tokens) / (time.perf_counter() - began)
+
+    async def generated(self) -> float:
+        found = _GENERATED.search(await self.crowd.text("/metrics"))
+        assert found, "the engine counts its tokens"
+        return float(found[1])
+
+    async def until(self, path: str, holds: Callable[[Any], bool], timeout_seconds: float = 60.0) -> None:
+        async with asyncio.timeout(timeout_seconds):
+            while not holds(await self.crowd.operate("GET", path)):  # noqa: ASYNC110 - over HTTP
+                await asyncio.sleep(0.1)
+
+
+def measure(*, swaps: int, streams: int, quiet_seconds: float, full: int, folds: int) -> dict[str, Any]:
+    """One server, first left alone, then exchanged under its readers; returns the figures."""
     console = Console(stderr=True)
     home = Path(tempfile.mkdtemp(prefix="kudos-swap-"))
-    with serving(home, DemoConfig("none", 0, votes_per_round=10**9), console) as address:
-        versions = [publish_adapter(home, seed, partial(_random, seed=seed)) for seed in range(2)]
+    with serving(home, DemoConfig("none", 0, votes_per_round=10**9), console, settings=SETTINGS) as address:
+        adapters = [publish_adapter(home, seed, partial(_random, seed=seed)) for seed in range(2)]
+        whole = [publish_adapter(home, seed, partial(_random, seed=seed), PolicyKind.FULL) for seed in range(2, 4)]
         key = (home / "operator.key").read_text().strip()
-        return asyncio.run(_swap(address, key, versions, swaps, streams, quiet_seconds, console))
+        return asyncio.run(_all(home, address, key, adapters, whole, swaps, streams, quiet_seconds, full, folds))
 
 
-async def _swap(  # noqa: PLR0917 -- one caller
-    address: str, key: str, versions: list[str], swaps: int, streams: int, quiet_seconds: float, console: Console
+async def _all(  # noqa: PLR0917 -- one caller
+    home: Path,
+    address: str,
+    key: str,
+    adapters: list[str],
+    whole: list[str],
+    swaps: int,
+    streams: int,
+    quiet_seconds: float,
+    full: int,
+    folds: int,
 ) -> dict[str, Any]:
-    crowd = Crowd(address, key)
+    crowd, done = Crowd(address, key), asyncio.Event()
     persons = people("none", count=streams, seed=9, noise=0.0, contrary=0.0, prompts_each=16)
-    live, gaps, done = Live(), Gaps(), asyncio.Event()
-    streaming = asyncio.create_task(keep_streaming(crowd, persons, live, done, gaps.add))
-    try:
-        await asyncio.sleep(WARM_SECONDS)
-        quiet_from = time.perf_counter()
-        with console.status(f"{streams} streams, left alone"):
-            await asyncio.sleep(quiet_seconds)
-        swaps_from = time.perf_counter()
-        for number in range(swaps):
-            version = versions[number % 2]
-            with console.status(f"swap {number + 1} of {swaps}"):
-                await crowd.operate("POST", "/v1/rollouts", {"version": version, "share": 0.5})
-                await _until(crowd, "/v1/policies", lambda body, v=version: v in body["wanted"]["holds"])
-                await crowd.operate("POST", "/v1/rollouts/current/promote", {})
-                await _until(crowd, "/v1/status", lambda body, v=version: body["policy"]["version"] == v)
-                await asyncio.sleep(PAUSE_SECONDS)
-        ended = time.perf_counter()
-    finally:
-        done.set()
-        await streaming
-        await crowd.close()
-    quiet, swapping = gaps.between(quiet_from, swaps_from), gaps.between(swaps_from, ended)
-    return {
-        "streams": streams,
-        "swaps": swaps,
-        "replies": live.finished,
-        "failed": len(live.failures),
-        "replies_of_two_policies": live.mixed,
-        "quiet_seconds": quiet,
-        "swapping_seconds": swapping,
-        "longest_swapping_over_p99_quiet": round(swapping["longest"] / quiet["p99"], 2),
-    }
+    found: dict[str, Any] = {"streams": streams}
+    with Console(stderr=True).status("streams begin") as status:
+        bench = Bench(home, crowd, status)
+        streaming = asyncio.create_task(keep_streaming(crowd, persons, bench.live, done, bench.gaps.add))
+        try:
+            await asyncio.sleep(WARM_SECONDS)
+            await bench.keep_apart(apart=True)
+            if swaps:
+                found["adapters"] = await bench.adapters(adapters, swaps, quiet_seconds)
+            if full:
+                await bench.to_base()
+                found["full"] = await bench.full(whole, full)
+            if folds:
+                await bench.to_base()
+                await bench.keep_apart(apart=False)
+                found["fold"] = await bench.folds(adapters[0], folds)
+        finally:
+            done.set()
+            await streaming
+            await crowd.close()
+    live = bench.live
+    return {**found, "replies": live.finished, "failed": len(live.failures), "replies_of_two_policies": live.mixed}
 
 
-async def _until(crowd: Crowd, path: str, holds: Any, timeout_seconds: float = 60.0) -> None:
-    async with asyncio.timeout(timeout_seconds):
-        while not holds(await crowd.operate("GET", path)):  # noqa: ASYNC110 - over HTTP
-            await asyncio.sleep(0.1)
+def memory_mib() -> dict[str, int]:
+    """Memory of its own that each process below this one has, by what it does."""
+    parents: dict[int, int] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(status.parent.name)] = int(status.read_text().rsplit(")", 1)[1].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    found: dict[str, int] = {}
+    pending = [(child, "") for child, parent in parents.items() if parent == os.getpid()]
+    while pending:
+        process, above = pending.pop()
+        try:
+            lines = (Path("/proc") / str(process) / "status").read_text().splitlines()
+            words = (Path("/proc") / str(process) / "cmdline").read_text().split("\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        name = (
+            "trainer" if "trainer" in words else "up" if "up" in words else "engine" if above == "server" else "server"
+        )
+        fields = dict(line.split(":", 1) for line in lines if ":" in line)
+        found[name] = found.get(name, 0) + int(fields["RssAnon"].split()[0]) // 1024
+        pending += [(child, name) for child, parent in parents.items() if parent == process]
+    return found
 
 
 def _random(backbone: Backbone, seed: int) -> LoraAdapter:
@@ -117,8 +298,10 @@ def _random(backbone: Backbone, seed: int) -> LoraAdapter:
     return adapter
 
 
-def publish_adapter(home: Path, seed: int, make: Callable[[Backbone], LoraAdapter]) -> str:
-    """An adapter of the built-in model, published and accepted like any other."""
+def publish_adapter(
+    home: Path, seed: int, make: Callable[[Backbone], LoraAdapter], kind: PolicyKind = PolicyKind.ADAPTER
+) -> str:
+    """An adapter of the built-in model, or the model with it in its weights, published and accepted like any other."""
     store = open_store(Settings(home=home))
     try:
         with store.read() as session:
@@ -133,7 +316,7 @@ def publish_adapter(home: Path, seed: int, make: Callable[[Backbone], LoraAdapte
             for reply in [encode_reply(tokenizer, each.reply)]
         ]
         published = publish_policy(
-            kind=PolicyKind.ADAPTER,
+            kind=kind,
             number=number,
             base_folder=MODEL_FOLDER,
             backbone=backbone,
