@@ -44,8 +44,9 @@ from trainer.tokens import encode_reply, load_tokenizer, render_prompt
 
 WARM_SECONDS = 3.0
 PAUSE_SECONDS = 0.5  # after a swap; what it does to streams in this time is counted for it
-WINDOW_SECONDS = 6.0  # of one measurement of throughput
+WINDOW_SECONDS = 10.0  # of one measurement of throughput
 WARM_SWAPS = 4  # before memory is looked at
+MEMORY_EVERY_SWAPS = 25
 LONG_PROMPT_WORDS = 120
 SETTINGS = {"KUDOS_FOLD_AFTER_SECONDS": "0.5", "KUDOS_FOLD_WAIT_SECONDS": "8"}
 _CACHE = re.compile(
@@ -80,29 +81,39 @@ class Bench:
         self.gaps, self.live = Gaps(), Live()
 
     async def adapters(self, versions: list[str], swaps: int, quiet_seconds: float) -> dict[str, Any]:
-        """Each swap hands everybody over to the other adapter."""
+        """Each swap loads and proves the other adapter, hands everybody over to it, and drops the one before.
+
+        Pairs of figures are those of the swaps, and of times as long in which nothing was swapped.
+        """
         base = await self.quiet(quiet_seconds, "the base, left alone")
-        await self.swap(versions[1])
-        alone = await self.quiet(quiet_seconds, "an adapter, left alone")
         self.status.update("the KV cache is filled, so that no memory is new to it")
         await self.fill_cache()
         for number in range(WARM_SWAPS):
             await self.swap(versions[number % 2])
-        before, replies, spans = memory_mib(), self.live.finished, list[tuple[float, float]]()
+        replies, memory = self.live.finished, [memory_mib()]
+        swapping, still = list[tuple[float, float]](), list[tuple[float, float]]()
         for number in range(swaps):
             self.status.update(f"adapter swap {number + 1} of {swaps}")
-            spans.append(await self.swap(versions[number % 2]))
-        longest = [self.gaps.within(span)["longest"] for span in spans]
+            began, ended = await self.swap(versions[number % 2])
+            await asyncio.sleep(ended - began)  # as long again with nothing going on: the machine is the same
+            swapping.append((began, ended))
+            still.append((ended, time.perf_counter()))
+            if (number + 1) % MEMORY_EVERY_SWAPS == 0:
+                memory.append(memory_mib())
+        quiet = self.gaps.within(*still)
+        longest, longest_still = ([self.gaps.within(span)["longest"] for span in spans] for spans in (swapping, still))
         return {
             "swaps": swaps,
             "replies": self.live.finished - replies,
-            "quiet_base_seconds": base,
-            "quiet_adapter_seconds": alone,
-            "swapping_seconds": self.gaps.within(*spans),
-            "longest_of_median_swap": round(median(longest), 4),
-            "swaps_within_twice_p99": sum(each <= 2 * alone["p99"] for each in longest),
-            "longest_swapping_over_p99_quiet": round(max(longest) / alone["p99"], 2),
-            "memory_mib": {name: [before[name], mib] for name, mib in memory_mib().items() if name in before},
+            "base_seconds": base,
+            "adapter_seconds": quiet,
+            "swapping_seconds": self.gaps.within(*swapping),
+            "longest_over_p99": {
+                "median": [round(median(each) / quiet["p99"], 2) for each in (longest, longest_still)],
+                "longest": [round(max(each) / quiet["p99"], 2) for each in (longest, longest_still)],
+                "within_twice": [sum(gap <= 2 * quiet["p99"] for gap in each) for each in (longest, longest_still)],
+            },
+            "memory_mib": {name: [each.get(name) for each in memory] for name in memory[0]},
         }
 
     async def full(self, versions: list[str], swaps: int) -> dict[str, Any]:
@@ -153,6 +164,7 @@ class Bench:
         await self.crowd.operate("POST", "/v1/rollouts", {"version": version, "share": 1.0})
         await self.until("/v1/policies", lambda body: body["wanted"]["serving"] == version)
         await self.crowd.operate("POST", "/v1/rollouts/current/promote", {})
+        await self.until("/v1/policies", lambda body: len(body["wanted"]["holds"]) <= 2)
         await asyncio.sleep(PAUSE_SECONDS)
         return began, time.perf_counter()
 
