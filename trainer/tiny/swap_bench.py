@@ -8,13 +8,14 @@ base wanted, so that nothing is folded then.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import re
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
@@ -37,7 +38,7 @@ from trainer.lora import LoraAdapter
 from trainer.publication import publish_policy
 from trainer.sampler import Rollout
 from trainer.tiny.build import MODEL_FOLDER
-from trainer.tiny.crowd import Crowd, Live, Refused, keep_streaming, people
+from trainer.tiny.crowd import Crowd, Live, Person, Refused, keep_streaming, people
 from trainer.tiny.demo import DemoConfig, serving
 from trainer.tiny.dialogues import make_dialogues
 from trainer.tokens import encode_reply, load_tokenizer, render_prompt
@@ -47,6 +48,7 @@ PAUSE_SECONDS = 0.5  # after a swap; what it does to streams in this time is cou
 WINDOW_SECONDS = 10.0  # of one measurement of throughput
 WARM_SWAPS = 4  # before memory is looked at
 MEMORY_EVERY_SWAPS = 25
+SPREAD = 0.005  # of B's entries: another policy, whose replies still are the world's
 LONG_PROMPT_WORDS = 120
 SETTINGS = {"KUDOS_FOLD_AFTER_SECONDS": "0.5", "KUDOS_FOLD_WAIT_SECONDS": "8"}
 _CACHE = re.compile(
@@ -86,6 +88,7 @@ class Bench:
         Pairs of figures are those of the swaps, and of times as long in which nothing was swapped.
         """
         base = await self.quiet(quiet_seconds, "the base, left alone")
+        await self.swap(versions[1])
         self.status.update("the KV cache is filled, so that no memory is new to it")
         await self.fill_cache()
         for number in range(WARM_SWAPS):
@@ -234,6 +237,8 @@ def measure(*, swaps: int, streams: int, quiet_seconds: float, full: int, folds:
         adapters = [publish_adapter(home, seed, partial(_random, seed=seed)) for seed in range(2)]
         whole = [publish_adapter(home, seed, partial(_random, seed=seed), PolicyKind.FULL) for seed in range(2, 4)]
         key = (home / "operator.key").read_text().strip()
+        gc.collect()
+        gc.freeze()  # what this process imported is not to be looked through while it measures
         return asyncio.run(_all(home, address, key, adapters, whole, swaps, streams, quiet_seconds, full, folds))
 
 
@@ -250,7 +255,7 @@ async def _all(  # noqa: PLR0917 -- one caller
     folds: int,
 ) -> dict[str, Any]:
     crowd, done = Crowd(address, key), asyncio.Event()
-    persons = people("none", count=streams, seed=9, noise=0.0, contrary=0.0, prompts_each=16)
+    persons = english(people("none", count=streams, seed=9, noise=0.0, contrary=0.0, prompts_each=32))
     found: dict[str, Any] = {"streams": streams}
     with Console(stderr=True).status("streams begin") as status:
         bench = Bench(home, crowd, status)
@@ -273,6 +278,14 @@ async def _all(  # noqa: PLR0917 -- one caller
             await crowd.close()
     live = bench.live
     return {**found, "replies": live.finished, "failed": len(live.failures), "replies_of_two_policies": live.mixed}
+
+
+def english(persons: list[Person]) -> list[Person]:
+    """A token of English has text of its own, so that a gap between two chunks is one between two tokens: a Chinese
+    character may take three of them."""
+    return [
+        replace(each, prompts=[prompt for prompt in each.prompts if prompt.ask.language == "en"]) for each in persons
+    ]
 
 
 def memory_mib() -> dict[str, int]:
@@ -306,7 +319,7 @@ def _random(backbone: Backbone, seed: int) -> LoraAdapter:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in adapter.b.values():
-            parameter.normal_(0, 0.02, generator=generator)
+            parameter.normal_(0, SPREAD, generator=generator)
     return adapter
 
 
