@@ -4,9 +4,11 @@
 import { $, errorText, h, notice } from "./dom.js";
 import { say, t } from "./i18n.js";
 
+export const SHADOW = "shadow"; // in the place of a share: nobody meets it
+
 /**
  * `say` are the words' keys {title, button, done}; `plan(said)` resolves to what would be done, in words, or fails with
- * why it cannot be; `run(said)` does it. `said` = {reason, share, force}. `shares` offers shares of users, and
+ * why it cannot be; `run(said)` does it. `said` = {reason, share or shadow, force}. `shares` offers shares of users, and
  * `mayForce` to go past the gate. Resolves to whether it was done.
  */
 export function ask({ words, plan, run, shares = null, mayForce = false, reasons = true, danger = false }) {
@@ -22,7 +24,7 @@ export function ask({ words, plan, run, shares = null, mayForce = false, reasons
 
   const said = () => ({
     ...(reason?.value.trim() && { reason: reason.value.trim() }),
-    ...(share && { share: Number(share.value) }),
+    ...(share && (share.value === SHADOW ? { shadow: true } : { share: Number(share.value) })),
     ...(force?.checked && { force: true }),
   });
 

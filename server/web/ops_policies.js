@@ -4,7 +4,7 @@ import * as api from "./ops_api.js";
 import { h } from "./dom.js";
 import { bounded, number, percent, when } from "./figures.js";
 import { t } from "./i18n.js";
-import { ask } from "./ops_act.js";
+import { ask, SHADOW } from "./ops_act.js";
 import { card, chip, facts, nothing, policyLink, runLink, sentenceOf, stateChip, table } from "./ops_parts.js";
 import { interval } from "./plots.js";
 
@@ -117,7 +117,7 @@ async function start({ version, state }, refresh) {
     words: { title: "title_start", button: "do_it_start", done: "done_start" },
     plan: async (said) => sentenceOf(await api.start({ ...said, version, dry_run: true })),
     run: (said) => api.start({ ...said, version }),
-    shares: STEPS.map((value) => ({ value, words: percent(value) })),
+    shares: [...STEPS.map((value) => ({ value, words: percent(value) })), { value: SHADOW, words: t("share_shadow") }],
     mayForce: state !== "accepted",
   });
   if (done) refresh();

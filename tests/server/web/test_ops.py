@@ -110,6 +110,9 @@ def test_an_operators_day(new_page: NewPage, server: RunningServer, planted: Non
     expect(page.locator(".act-plan")).to_have_text(f"{GOOD_ONE} goes to 25% of users, beside {base}.")
     shot(page, "ops-start")
     assert barriers(page) == []
+    page.get_by_label("Share of users").select_option("nobody yet: it answers in the background")
+    in_shadow = f"{GOOD_ONE} answers some prompts in the background, beside {base}; nobody meets it."
+    expect(page.locator(".act-plan")).to_have_text(in_shadow)
     page.keyboard.press("Escape")
     assert last_event(server) == before, "asking what would be done did it"
     page.get_by_role("button", name="Start a rollout…").click()
