@@ -1,8 +1,8 @@
 """The ledger: what appends conversations, replies and votes, one writer thread per process, commits grouped.
 
-An operation is a function of a session. Many are run in one transaction, each in a savepoint of its own so that one
-that fails fails alone, and no future resolves before the COMMIT that made its rows durable. One fsync thus serves
-everybody who waits. The operations themselves are in `feedback.replies` and `feedback.votes`.
+An operation is a function of a session. Many are run in one transaction, each in a savepoint of its own, where it needs
+one, so that one that fails fails alone, and no future resolves before the COMMIT that made its rows durable. One fsync
+thus serves everybody who waits. The operations themselves are in `feedback.replies` and `feedback.votes`.
 """
 
 import queue
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -43,11 +44,17 @@ _MAX_ATTEMPTS = 5  # of one operation that keeps losing deadlocks
 _POSTGRES_BATCH = 60  # beyond 64 open subtransactions PostgreSQL spills them to disk
 
 
+class _Takes(Enum):
+    OBJECTS = auto()  # a session
+    STATEMENTS = auto()  # the connection
+    ONE_ROW = auto()  # the connection, and writes so little that SQLite needs no savepoint for it
+
+
 @dataclass
 class _Job:
     operation: Callable[[Any], Any]
     future: "Future[Any]"
-    objects: bool  # takes a session; else the connection
+    takes: _Takes
     attempts: int = 0
 
 
@@ -77,13 +84,16 @@ class Ledger:
         through asyncio) only stops the waiting. The operation may run more than once, each time on a clean slate, so
         it must touch nothing but its session.
         """
-        return self._put(operation, objects=True)
+        return self._put(operation, _Takes.OBJECTS)
 
-    def submit_statements(self, operation: Callable[[Connection], T]) -> "Future[T]":
-        """The same for an operation that loads no objects: a connection saves it what a session costs."""
-        return self._put(operation, objects=False)
+    def submit_statements(self, operation: Callable[[Connection], T], *, one_row: bool = False) -> "Future[T]":
+        """The same for an operation that loads no objects: a connection saves it what a session costs.
 
-    def _put(self, operation: Callable[[Any], T], *, objects: bool) -> "Future[T]":
+        one_row: it writes one row at most, and nothing after it fails, so there never is half of it to be taken back.
+        """
+        return self._put(operation, _Takes.ONE_ROW if one_row else _Takes.STATEMENTS)
+
+    def _put(self, operation: Callable[[Any], T], takes: _Takes) -> "Future[T]":
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()
         with self._gate:
@@ -91,7 +101,7 @@ class Ledger:
                 future.set_exception(StorageBusy("the ledger is closed"))
                 return future
             try:
-                self._waiting.put_nowait(_Job(operation, future, objects))
+                self._waiting.put_nowait(_Job(operation, future, takes))
             except queue.Full:
                 future.set_exception(StorageBusy(f"{self._waiting.maxsize} writes are waiting already"))
         return future
@@ -160,7 +170,9 @@ class Ledger:
 def _apply(connection: Connection, job: _Job) -> _Outcome:
     job.attempts += 1
     try:
-        if not job.objects:
+        if job.takes is _Takes.ONE_ROW and connection.dialect.name == "sqlite":
+            return _Outcome(value=job.operation(connection))  # a statement that fails takes itself back, and no more
+        if job.takes is not _Takes.OBJECTS:
             with _savepoint(connection):
                 return _Outcome(value=job.operation(connection))
         # A session of its own: what one operation has loaded or broken, no other one sees.

@@ -59,7 +59,9 @@ _SECURITY = {
 }
 
 
-MODULES = (chat, votes, comparisons, replies, conversations, me, policies, rollouts, prompts, training, status)
+_SECURITY_RAW = [(name.encode(), value.encode()) for name, value in _SECURITY.items()]
+
+MODULES = (votes, chat, comparisons, replies, conversations, me, policies, rollouts, prompts, training, status)
 
 
 def make_app(services: Services) -> FastAPI:
@@ -122,23 +124,23 @@ class Edge:
                 **scope,
                 "method": "GET",
             }  # what a GET answers; the body is dropped below us, where the method is known
-        connection = HTTPConnection(scope)
-        given = connection.headers.get("x-request-id", "")
+        given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
         request_id = given if _REQUEST_ID.fullmatch(given) else new_id("req")
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
-        if scope["path"] == "/" and connection.headers.get("sec-fetch-site") != "cross-site":
-            self._meet(connection, state)
+        if scope["path"] == "/":
+            self._meet(HTTPConnection(scope), state)
         answered = 0
 
         async def sending(message: Message) -> None:
             nonlocal answered
             if message["type"] == "http.response.start":
                 answered = message["status"]
-                headers = MutableHeaders(raw=list(message.get("headers", [])))
-                headers["x-request-id"] = request_id
-                for name, value in _SECURITY.items():
-                    headers.setdefault(name, value)
+                raw = list(message.get("headers", []))
+                said = {name for name, _ in raw}
+                raw += [each for each in _SECURITY_RAW if each[0] not in said]
+                raw.append((b"x-request-id", request_id.encode()))
+                headers = MutableHeaders(raw=raw)
                 cookie = self._cookie(state.get("identity"), answered)
                 if cookie is not None:
                     headers.append("set-cookie", cookie)
@@ -168,6 +170,8 @@ class Edge:
 
     def _meet(self, connection: HTTPConnection, state: MutableMapping[str, Any]) -> None:
         """A browser gets its cookie with the page, so that the page's first calls are all one user's."""
+        if connection.headers.get("sec-fetch-site") == "cross-site":
+            return
         try:
             state["identity"] = self._services.identities.identify(connection, "GET")
         except ApiError:

@@ -64,19 +64,25 @@ class Services:
         """Returns when the operation's rows are durable. Raises StorageBusy when that takes too long."""
         return await self._durable(self.ledger.submit(operation))
 
-    async def write_statements(self, operation: Callable[[Connection], T]) -> T:
-        """The same for an operation that loads no objects."""
-        return await self._durable(self.ledger.submit_statements(operation))
+    async def write_statements(self, operation: Callable[[Connection], T], *, one_row: bool = False) -> T:
+        """The same for an operation that loads no objects. one_row: see `Ledger.submit_statements`."""
+        return await self._durable(self.ledger.submit_statements(operation, one_row=one_row))
 
     async def _durable(self, written: Future[T]) -> T:
-        started = time.perf_counter()
-        future = asyncio.wrap_future(written)
+        # By hand what asyncio.wrap_future and asyncio.timeout do together, in half of their time.
+        started, loop = time.perf_counter(), asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def is_written(_: Future[T]) -> None:  # in the ledger's thread
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_pass_on, written, future)
+
+        written.add_done_callback(is_written)
+        timer = loop.call_later(self.settings.write_timeout_seconds, _give_up, future)
         try:
-            async with asyncio.timeout(self.settings.write_timeout_seconds):
-                return await future
-        except TimeoutError:
-            raise StorageBusy("the database did not answer in time; try again") from None
+            return await future
         finally:
+            timer.cancel()
             metrics.write_seconds.observe(time.perf_counter() - started)
 
     async def read(self, query: Callable[[Session], T]) -> T:
@@ -116,6 +122,21 @@ class Services:
     async def finish_background(self) -> None:
         while self._tasks:
             await asyncio.wait(list(self._tasks))
+
+
+def _pass_on(written: Future[T], future: asyncio.Future[T]) -> None:
+    if future.done():  # nobody waits any more
+        return
+    error = written.exception()
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(written.result())
+
+
+def _give_up(future: asyncio.Future[T]) -> None:
+    if not future.done():
+        future.set_exception(StorageBusy("the database did not answer in time; try again"))
 
 
 def services_of(request: Request) -> Services:

@@ -15,6 +15,7 @@ from feedback.errors import FeedbackError, StorageError
 from feedback.schema import Reply, TargetKind, now
 from feedback.votes import Ballot, VoteOutcome, VoteResult, cast_vote, withdraw_vote
 from server import metrics
+from server.bare_route import BareRoute
 from server.errors import ApiError
 from server.identity import Scope
 from server.openapi import Responses, body_of
@@ -24,7 +25,7 @@ from server.shapes import shown
 from server.shapes import users as shapes
 from server.wire import parse, read_json
 
-router = APIRouter(prefix="/v1", tags=["votes"])
+router = APIRouter(prefix="/v1", tags=["votes"], route_class=BareRoute)
 
 _UNFINISHED: Responses = {409: {"description": "It is unfinished, failed or empty"}}
 _KEY = {
@@ -74,18 +75,16 @@ async def put_feedback(request: Request, reply_id: str) -> Response:
     said = parse(Feedback, await read_json(request, services.settings.max_body_bytes))
     ballot = Ballot(**said.model_dump())
     result = await _cast(services, identity.user_id, TargetKind.REPLY, reply_id, ballot, key=_key(request))
-    # Spelled here: it holds nothing that FastAPI would have to look at, and votes come in great numbers.
-    body = orjson.dumps({"object": "vote", "reply_id": reply_id, **_answer(result)})
-    return Response(body, media_type="application/json")
+    return _json({"object": "vote", "reply_id": reply_id, **_answer(result)})
 
 
 @router.delete("/replies/{reply_id}/feedback", response_model=shapes.Voted)
-async def delete_feedback(request: Request, reply_id: str) -> dict[str, Any]:
+async def delete_feedback(request: Request, reply_id: str) -> Response:
     """Takes the vote back."""
     services = services_of(request)
     identity = await services.identity(request, Scope.FEEDBACK)
     result = await _withdraw(services, identity.user_id, TargetKind.REPLY, reply_id)
-    return {"object": "vote", "reply_id": reply_id, **_answer(result)}
+    return _json({"object": "vote", "reply_id": reply_id, **_answer(result)})
 
 
 @router.put(
@@ -94,7 +93,7 @@ async def delete_feedback(request: Request, reply_id: str) -> dict[str, Any]:
     openapi_extra=body_of(ChoiceBody) | {"parameters": [_KEY]},
     responses=_UNFINISHED,
 )
-async def put_choice(request: Request, comparison_id: str) -> dict[str, Any]:
+async def put_choice(request: Request, comparison_id: str) -> Response:
     """Which side is better, in place of what one chose before. The response reveals the policies."""
     services = services_of(request)
     identity = await services.identity(request, Scope.FEEDBACK)
@@ -102,16 +101,16 @@ async def put_choice(request: Request, comparison_id: str) -> dict[str, Any]:
     ballot = Ballot(**said.model_dump())
     result = await _cast(services, identity.user_id, TargetKind.COMPARISON, comparison_id, ballot, key=_key(request))
     revealed = await services.read(lambda session: reveal(session, comparison_id))
-    return {"object": "choice", "comparison_id": comparison_id, "revealed": revealed, **_answer(result)}
+    return _json({"object": "choice", "comparison_id": comparison_id, "revealed": revealed, **_answer(result)})
 
 
 @router.delete("/comparisons/{comparison_id}/choice", response_model=shapes.ChoiceWithdrawn)
-async def delete_choice(request: Request, comparison_id: str) -> dict[str, Any]:
+async def delete_choice(request: Request, comparison_id: str) -> Response:
     """Takes the choice back. What was revealed stays revealed."""
     services = services_of(request)
     identity = await services.identity(request, Scope.FEEDBACK)
     result = await _withdraw(services, identity.user_id, TargetKind.COMPARISON, comparison_id)
-    return {"object": "choice", "comparison_id": comparison_id, **_answer(result)}
+    return _json({"object": "choice", "comparison_id": comparison_id, **_answer(result)})
 
 
 def reveal(session: Session, comparison_id: str) -> dict[str, str]:
@@ -132,7 +131,8 @@ async def _cast(
         result = await services.write_statements(
             lambda connection: cast_vote(
                 connection, user_id=user_id, target_kind=kind, target_id=target_id, ballot=ballot, idempotency_key=key
-            )
+            ),
+            one_row=True,
         )
     except FeedbackError as error:
         outcome = "failed" if isinstance(error, StorageError) else "rejected"
@@ -150,7 +150,8 @@ async def _cast(
 
 async def _withdraw(services: Services, user_id: str, kind: TargetKind, target_id: str) -> VoteResult:
     result = await services.write_statements(
-        lambda connection: withdraw_vote(connection, user_id=user_id, target_kind=kind, target_id=target_id)
+        lambda connection: withdraw_vote(connection, user_id=user_id, target_kind=kind, target_id=target_id),
+        one_row=True,
     )
     metrics.votes_total.labels(kind.value, "none", metrics.NO_TRACK, result.outcome.value).inc()
     return result
@@ -178,6 +179,10 @@ def _key(request: Request) -> str | None:
             code="invalid_value",
         )
     return key
+
+
+def _json(body: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(body), media_type="application/json")
 
 
 def _answer(result: VoteResult) -> dict[str, Any]:
