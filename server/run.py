@@ -211,6 +211,7 @@ async def serve(settings: Settings, engine: Engine, make_prompts: Callable[[Path
         # through it, every stream stood still for half a second.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(20_000, 50, 50)  # coroutines come and go by the thousand, and few of them in circles
         await server.serve(sockets=[listener])
     for reason in fatal:
         print(f"kudos: {reason}", file=sys.stderr, flush=True)
