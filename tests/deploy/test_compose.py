@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,14 @@ PINNED = re.compile(r"[a-z0-9/._-]+:v?\d+\.\d+(\.\d+)?(-[a-z0-9]+)*")
 
 def test_the_four_are_there() -> None:
     assert set(SERVICES) == {"kudos", "postgres", "prometheus", "grafana"}
+
+
+def test_compose_itself_takes_the_file() -> None:
+    if shutil.which("docker") is None or subprocess.run(["docker", "compose", "version"], check=False).returncode:
+        pytest.skip("docker compose is not installed")
+    command = ["docker", "compose", "-f", str(DEPLOY / "compose.yaml"), "config", "--quiet"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
 
 
 @pytest.mark.parametrize("name", SERVICES)
