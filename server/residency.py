@@ -112,9 +112,12 @@ class Residency:
 
     @property
     def folded(self) -> str | None:
-        """The adapter that the engine's weights have in them."""
-        folder = self._folders.get(self.weights)
-        return self.weights if folder is not None and self._shelf.has(folder) else None
+        """The adapter that the engine's weights have in them, once that is proved."""
+        return self.weights if self.weights in self.held and self._is_fold(self.weights) else None
+
+    def _is_fold(self, version: str) -> bool:
+        folder = self._folders.get(version)
+        return folder is not None and self._shelf.has(folder)
 
     @property
     def ready(self) -> bool:
@@ -420,7 +423,7 @@ class Residency:
                 break
             except Exception:  # isolates: whatever stopped one start may not stop the next
                 log.exception("the engine did not start")
-                if self.folded == version:
+                if self._is_fold(version):
                     version = self._below  # its folder may be gone; the adapter is taken again from its own
                 await asyncio.sleep(min(2.0**self._restarts, 30.0))
         self.held = frozenset({version})
