@@ -64,6 +64,7 @@ def _vllm(home: Path) -> Iterator[str]:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "TORCHDYNAMO_DISABLE": "1",
+        "VLLM_PLUGINS": "",  # as it is without kudos: what kudos mends in it on a CPU is kudos' part
     }
     with running(
         "vllm.entrypoints.openai.api_server",
