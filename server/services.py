@@ -15,10 +15,10 @@ from sqlmodel import Session
 from starlette.requests import Request
 
 from deploy.settings import RolloutSettings
-from feedback.errors import StorageBusy
 from feedback.ledger import Ledger
 from feedback.store import Store
 from server import metrics
+from server.durable import durable
 from server.engine import Engine
 from server.errors import ApiError
 from server.identity import Identities, Identity, Scope
@@ -69,20 +69,10 @@ class Services:
         return await self._durable(self.ledger.submit_statements(operation, one_row=one_row))
 
     async def _durable(self, written: Future[T]) -> T:
-        # By hand what asyncio.wrap_future and asyncio.timeout do together, in half of their time.
-        started, loop = time.perf_counter(), asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-
-        def is_written(_: Future[T]) -> None:  # in the ledger's thread
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(_pass_on, written, future)
-
-        written.add_done_callback(is_written)
-        timer = loop.call_later(self.settings.write_timeout_seconds, _give_up, future)
+        started = time.perf_counter()
         try:
-            return await future
+            return await durable(written, self.settings.write_timeout_seconds)
         finally:
-            timer.cancel()
             metrics.write_seconds.observe(time.perf_counter() - started)
 
     async def read(self, query: Callable[[Session], T]) -> T:
@@ -122,21 +112,6 @@ class Services:
     async def finish_background(self) -> None:
         while self._tasks:
             await asyncio.wait(list(self._tasks))
-
-
-def _pass_on(written: Future[T], future: asyncio.Future[T]) -> None:
-    if future.done():  # nobody waits any more
-        return
-    error = written.exception()
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(written.result())
-
-
-def _give_up(future: asyncio.Future[T]) -> None:
-    if not future.done():
-        future.set_exception(StorageBusy("the database did not answer in time; try again"))
 
 
 def services_of(request: Request) -> Services:

@@ -420,7 +420,8 @@ def test_closing_waits_for_what_is_queued(settings: Settings, store: Store) -> N
     assert len(committed_users(settings)) == 500
 
 
-def test_operations_on_the_connection_fail_alone_and_last(store: Store, ledger: Ledger) -> None:
+@pytest.mark.parametrize("one_row", [False, True])
+def test_operations_on_the_connection_fail_alone_and_last(store: Store, ledger: Ledger, one_row: bool) -> None:
     with store.write() as session:
         reply_id = add_reply(session)
 
@@ -428,7 +429,8 @@ def test_operations_on_the_connection_fail_alone_and_last(store: Store, ledger: 
         return ledger.submit_statements(
             lambda connection: cast_vote(
                 connection, user_id="ada", target_kind="reply", target_id=target, ballot=Ballot(thumb="up")
-            )
+            ),
+            one_row=one_row,
         )
 
     def broken(connection: Any) -> None:
@@ -447,3 +449,18 @@ def test_operations_on_the_connection_fail_alone_and_last(store: Store, ledger: 
     with store.read() as session:
         [vote] = effective_votes(session)
     assert (vote.thumb, vote.revision, vote.reasons, vote.harmful) == ("up", 1, [], False)
+
+
+def test_a_single_row_that_is_refused_takes_nobody_with_it(settings: Settings, ledger: Ledger) -> None:
+    """Neither the one before it in the transaction nor the one after, with a savepoint or without."""
+
+    def add(user_id: str) -> Any:
+        insert = sql("INSERT INTO user_account (id, created_at) VALUES (:id, '2026-01-01')")
+        return ledger.submit_statements(lambda connection: connection.execute(insert, {"id": user_id}), one_row=True)
+
+    gate = Gate(ledger)
+    futures = [add(user_id) for user_id in ("u1", "u1", "u2")]
+    gate.opened.set()
+    wait(futures, WAIT_SECONDS)
+    assert [future.exception() is None for future in futures] == [True, False, True]
+    assert committed_users(settings) == {"u1", "u2"}

@@ -78,8 +78,8 @@ class Gaps:
 class Bench:
     """One server, its operator, and streams that never stop."""
 
-    def __init__(self, home: Path, crowd: Crowd, status: Status) -> None:
-        self.home, self.crowd, self.status = home, crowd, status
+    def __init__(self, crowd: Crowd, status: Status) -> None:
+        self.crowd, self.status = crowd, status
         self.gaps, self.live = Gaps(), Live()
 
     async def adapters(self, versions: list[str], swaps: int, quiet_seconds: float) -> dict[str, Any]:
@@ -239,11 +239,10 @@ def measure(*, swaps: int, streams: int, quiet_seconds: float, full: int, folds:
         key = (home / "operator.key").read_text().strip()
         gc.collect()
         gc.freeze()  # what this process imported is not to be looked through while it measures
-        return asyncio.run(_all(home, address, key, adapters, whole, swaps, streams, quiet_seconds, full, folds))
+        return asyncio.run(_all(address, key, adapters, whole, swaps, streams, quiet_seconds, full, folds))
 
 
 async def _all(  # noqa: PLR0917 -- one caller
-    home: Path,
     address: str,
     key: str,
     adapters: list[str],
@@ -258,7 +257,7 @@ async def _all(  # noqa: PLR0917 -- one caller
     persons = english(people("none", count=streams, seed=9, noise=0.0, contrary=0.0, prompts_each=32))
     found: dict[str, Any] = {"streams": streams}
     with Console(stderr=True).status("streams begin") as status:
-        bench = Bench(home, crowd, status)
+        bench = Bench(crowd, status)
         streaming = asyncio.create_task(keep_streaming(crowd, persons, bench.live, done, bench.gaps.add))
         try:
             await asyncio.sleep(WARM_SECONDS)
