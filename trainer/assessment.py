@@ -87,7 +87,7 @@ def _left_probability(
     """P(left | decided), averaged over members; scores are taken back to the units in which they were fitted."""
     probabilities = []
     for member, vote_model in enumerate(votes):
-        gain, shift = model.gain_M[member], model.shift_M[member]
+        gain, shift = float(model.gain_M[member]), float(model.shift_M[member])
         left_P, right_P = (left_MP[member] - shift) / gain, (right_MP[member] - shift) / gain
         left, other, _ = pair_probabilities(left_P, right_P, vote_model.position, vote_model.tie).unbind(-1)
         probabilities.append((left / (left + other)).numpy())

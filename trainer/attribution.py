@@ -17,8 +17,8 @@ import torch
 from scipy import stats
 
 from trainer.batches import Batch
+from trainer.device import passes
 from trainer.examples import ThumbExample, VoteExample
-from trainer.logprobs import SCORING_TOKENS
 from trainer.reward_model import RewardModel
 from trainer.sampler import Rollout
 from trainer.surfaces import surfaces
@@ -49,9 +49,10 @@ class Piece:
 @torch.no_grad()
 def contributions(model: RewardModel, rollouts: Sequence[Rollout]) -> list[list[float]]:
     """For each reply, what each of its tokens adds to the ensemble's mean score."""
-    batch = Batch.of([r.prompt for r in rollouts], [r.reply for r in rollouts])
+    device = model.backbone.device
+    batch = Batch.of([r.prompt for r in rollouts], [r.reply for r in rollouts], device)
     result: list[list[float]] = [[] for _ in rollouts]
-    for part in batch.by_length(SCORING_TOKENS):
+    for part in batch.by_length(passes(device).scoring_tokens):
         gains_BR = model.running_scores(model.lower(part.batch), part.batch).mean(0).diff(dim=1)
         for row, gains in zip(part.replies.tolist(), gains_BR.tolist(), strict=True):
             result[row] = gains[: len(rollouts[row].reply)]

@@ -65,9 +65,11 @@ class Backbone:
         self.layers: nn.ModuleList = self._inner.layers
 
     @classmethod
-    def load(cls, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Backbone:
+    def load(cls, folder: Path, dtype: torch.dtype = torch.bfloat16, device: torch.device | None = None) -> Backbone:
+        """device: unset, the CPU."""
         disable_progress_bar()  # a run has its own
-        return cls(AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        return cls(model if device is None else model.to(device), folder)
 
     @property
     def depth(self) -> int:
@@ -84,6 +86,10 @@ class Backbone:
     @property
     def dtype(self) -> torch.dtype:
         return self._inner.embed_tokens.weight.dtype  # type: ignore[no-any-return]
+
+    @property
+    def device(self) -> torch.device:
+        return self._inner.embed_tokens.weight.device  # type: ignore[no-any-return]
 
     def weight(self, name: str) -> Tensor:
         """A frozen weight by its name below `model.`, such as `layers.0.mlp.up_proj.weight`."""

@@ -46,8 +46,10 @@ class Batch:
     token_BR: Tensor  # of C: where each token of a reply lies
     predicting_BR: Tensor  # of C: where it is predicted from, which is the token before it
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[Row], device: torch.device | None = None) -> None:
+        """device: where the tensors lie; unset: on the CPU."""
         self.rows = rows
+        self.device = device or torch.device("cpu")
         self._masks: dict[tuple[torch.dtype, bool], Tensor] = {}
         self.prompts = len(rows)
         self.row_tokens = max(row.length for row in rows)
@@ -79,21 +81,31 @@ class Batch:
                 ends.append(end)
                 starts.append(start)
                 start += len(reply)
-        self.ids_N, self.positions_N, self.slot_N = torch.tensor(ids), torch.tensor(positions), torch.tensor(slots)
-        self.read_C, self.read_slot_C = torch.tensor(reads), torch.tensor(read_slots)
-        self._branch_N = torch.tensor(branches)
-        self.reply_lengths_B = torch.tensor([len(reply) for reply in replies])
-        longest = int(self.reply_lengths_B.max())
-        steps_R = torch.arange(longest)
+        self.ids_N, self.positions_N, self.slot_N = self._index(ids), self._index(positions), self._index(slots)
+        self.read_C, self.read_slot_C = self._index(reads), self._index(read_slots)
+        self._branch_N = self._index(branches)
+        lengths = [len(reply) for reply in replies]
+        self.reply_lengths_B = self._index(lengths)
+        steps_R = torch.arange(max(lengths), device=self.device)
         self.reply_mask_BR = steps_R < self.reply_lengths_B[:, None]
-        self.token_BR = (torch.tensor(starts)[:, None] + steps_R).where(self.reply_mask_BR, 0)
-        self.predicting_BR = torch.cat([torch.tensor(ends)[:, None], self.token_BR[:, :-1]], dim=1)
-        self.reply_ids_BR = torch.zeros(self.reply_mask_BR.shape, dtype=torch.long).masked_scatter(
-            self.reply_mask_BR, torch.tensor([token for reply in replies for token in reply])
+        self.token_BR = (self._index(starts)[:, None] + steps_R).where(self.reply_mask_BR, 0)
+        self.predicting_BR = torch.cat([self._index(ends)[:, None], self.token_BR[:, :-1]], dim=1)
+        self.reply_ids_BR = torch.zeros_like(self.reply_mask_BR, dtype=torch.long).masked_scatter(
+            self.reply_mask_BR, self._index([token for reply in replies for token in reply])
         )
 
+    def _index(self, numbers: Sequence[int]) -> Tensor:
+        return torch.tensor(numbers, device=self.device)
+
     @classmethod
-    def of(cls, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], *, shared: bool = True) -> Batch:
+    def of(
+        cls,
+        prompts: Sequence[Sequence[int]],
+        replies: Sequence[Sequence[int]],
+        device: torch.device | None = None,
+        *,
+        shared: bool = True,
+    ) -> Batch:
         """One prompt for each reply. shared: neighbours with the same prompt become one row; else each is its own."""
         if len(prompts) != len(replies) or not prompts:
             raise ValueError(f"{len(prompts)} prompts and {len(replies)} replies: need as many of each, and some")
@@ -105,7 +117,7 @@ class Batch:
                 rows[-1].replies.append(reply)
             else:
                 rows.append(Row(prompt, [reply]))
-        return cls(rows)
+        return cls(rows, device)
 
     def __len__(self) -> int:
         """Replies."""
@@ -114,21 +126,22 @@ class Batch:
     @cached_property
     def _seen_PTT(self) -> Tensor:
         """Which position (last axis) each position sees."""
-        branch_PT = torch.full((self.prompts * self.row_tokens,), -1).index_copy(0, self.slot_N, self._branch_N)
-        branch_PT = branch_PT.view(self.prompts, self.row_tokens)
+        branch_PT = self._branch_N.new_full((self.prompts * self.row_tokens,), -1)
+        branch_PT = branch_PT.index_copy(0, self.slot_N, self._branch_N).view(self.prompts, self.row_tokens)
         same_PTT = (branch_PT[:, None, :] == 0) | (branch_PT[:, None, :] == branch_PT[:, :, None])
-        return same_PTT & torch.ones(self.row_tokens, self.row_tokens, dtype=torch.bool).tril()
+        return same_PTT & same_PTT.new_ones(self.row_tokens, self.row_tokens).tril()
 
     def mask(self, dtype: torch.dtype, *, read: bool) -> Tensor:
         """(P, 1, T, T), or (P, 1, Q, T) for the tokens that are read alone: added to attention's scores."""
         if (dtype, read) not in self._masks:
             seen = self._seen_PTT
             if read:
-                last_P = torch.tensor([len(row.prompt) - 1 for row in self.rows])
-                at_PQ = (last_P[:, None] + torch.arange(self.row_reads)).clamp(max=self.row_tokens - 1)
+                last_P = self._index([len(row.prompt) - 1 for row in self.rows])
+                reads_Q = torch.arange(self.row_reads, device=self.device)
+                at_PQ = (last_P[:, None] + reads_Q).clamp(max=self.row_tokens - 1)
                 seen = seen.gather(1, at_PQ[:, :, None].expand(-1, -1, self.row_tokens))
             low = torch.finfo(dtype).min
-            self._masks[dtype, read] = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, low)[:, None]
+            self._masks[dtype, read] = torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, low)[:, None]
         return self._masks[dtype, read]
 
     def select(self, rows: Tensor) -> Part:
@@ -136,10 +149,10 @@ class Batch:
         chosen = rows.tolist()
         first_reply, first_token = self._firsts
         return Part(
-            Batch([self.rows[row] for row in chosen]),
+            Batch([self.rows[row] for row in chosen], self.device),
             rows,
-            torch.cat([torch.arange(*first_reply[row]) for row in chosen]),
-            torch.cat([torch.arange(*first_token[row]) for row in chosen]),
+            torch.cat([torch.arange(*first_reply[row]) for row in chosen]).to(self.device),
+            torch.cat([torch.arange(*first_token[row]) for row in chosen]).to(self.device),
         )
 
     @cached_property
@@ -171,6 +184,6 @@ class Part:
     """Some rows of a batch, and where they lie in it."""
 
     batch: Batch
-    rows: Tensor
+    rows: Tensor  # on the CPU, as batches are cut there; the others are where the batch is
     replies: Tensor
     tokens: Tensor

@@ -164,12 +164,14 @@ def ppo(
         bool, typer.Option(help="Replies end where they end, to prompts of the built-in world.")
     ] = False,
     model: Annotated[Path | None, typer.Option(help="A model folder; unset: kudos-tiny.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: the GPU where there is one.")] = "auto",
     against: Annotated[
         Path | None, typer.Option(help="A Python that has TRL 1.12: time TRL's PPO beside ours, in turn.")
     ] = None,
     pairs: Annotated[int, typer.Option(min=1, help="With --against: how often each runs.")] = 5,
 ) -> None:
     """Time PPO's loop: episodes a second, peak memory, and where the time goes. One JSON line."""
+    from trainer.device import pick_device
     from trainer.tiny.build import MODEL_FOLDER
     from trainer.tiny.ppo_bench import METHODS, PpoBench, beside_trl, measure
 
@@ -187,6 +189,7 @@ def ppo(
         minibatches=minibatches,
         method=method,
         natural=natural,
+        device=str(pick_device(device)),
     )
     typer.echo(json.dumps(measure(bench) if against is None else beside_trl(bench, against, pairs)))
 

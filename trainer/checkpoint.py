@@ -58,7 +58,7 @@ class RunFolder:
 
     def load_state(self) -> dict[str, Any] | None:
         path = self.path / CHECKPOINT
-        return torch.load(path, weights_only=True) if path.exists() else None
+        return torch.load(path, weights_only=True, map_location="cpu") if path.exists() else None
 
     def forget_state(self) -> None:
         (self.path / CHECKPOINT).unlink(missing_ok=True)

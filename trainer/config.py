@@ -117,9 +117,9 @@ class PpoConfig(Frozen):
     batch_size: int = Field(96, ge=2)
     minibatches: int = Field(2, ge=1)
     epochs: int = Field(2, ge=1)
-    microbatch_tokens: int = Field(768, ge=256)
-    """Positions of attention's grid in one pass: memory against speed, nothing else. A small model is fastest where a
-    pass stays in a core's cache."""
+    microbatch_tokens: int | None = Field(None, ge=256)
+    """Positions of attention's grid in one pass: memory against speed, nothing else. Unset: 768 on a CPU, where a small
+    model is fastest if a pass stays in a core's cache, and 8,192 on a GPU."""
     response_tokens: int = Field(64, ge=1)
     temperature: float = Field(0.7, gt=0)
     """Of the rollouts; the same as the server's default, so that training sees what users see."""
@@ -190,6 +190,9 @@ class EvaluationConfig(Frozen):
 
 class TrainingConfig(Frozen):
     seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where training runs. auto: on the GPU, where there is one."""
+
     threads: int | None = Field(None, ge=1)
     """CPU threads; unset: torch's own choice."""
 

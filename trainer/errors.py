@@ -21,6 +21,10 @@ class UnsupportedModel(TrainerError):
     """The backbone is not a decoder that the trainer knows how to run layer by layer."""
 
 
+class NoSuchDevice(TrainerError):
+    """The device that the run asks for is not there."""
+
+
 class OtherAdapter(TrainerError):
     """The serving policy's adapter was made with other settings than this run asks for."""
 

@@ -15,13 +15,9 @@ from torch.nn import functional as F
 
 from trainer.backbone import FROZEN, Backbone, Weights
 from trainer.batches import Batch, Part
+from trainer.device import passes
 from trainer.fused import chosen_back_, chosen_logprobs, precise, precise_type
 from trainer.workers import each_part
-
-SCORING_TOKENS = 1024
-"""Positions of one pass where no gradient is kept."""
-TABLE_NUMBERS = 2**19
-"""Of one piece of the table of logits."""
 
 
 def reply_logprobs(
@@ -36,7 +32,7 @@ def reply_logprobs(
     logprobs_C: Tensor = _Chosen.apply(  # type: ignore[no-untyped-call]
         states_CH, backbone.head(weights), batch.reply_ids_BR[mask_BR], temperature
     )
-    return torch.zeros(mask_BR.shape).masked_scatter(mask_BR, logprobs_C)
+    return torch.zeros(mask_BR.shape, device=mask_BR.device).masked_scatter(mask_BR, logprobs_C)
 
 
 @torch.no_grad()
@@ -51,8 +47,9 @@ def reply_logprobs_and_entropy(
     for rows, table in _tables(states_CH, backbone.head(weights), temperature):
         logprobs.append(table.gather(1, chosen_C[rows, None]).squeeze(1))
         entropies.append(-(table.exp() * table).sum(-1))
-    zeros_BR = torch.zeros(mask_BR.shape)
-    return zeros_BR.masked_scatter(mask_BR, torch.cat(logprobs)), zeros_BR.masked_scatter(mask_BR, torch.cat(entropies))
+    logprobs_C, entropies_C = torch.cat(logprobs), torch.cat(entropies)
+    zeros_BR = torch.zeros(mask_BR.shape, device=mask_BR.device)
+    return zeros_BR.masked_scatter(mask_BR, logprobs_C), zeros_BR.masked_scatter(mask_BR, entropies_C)
 
 
 @torch.no_grad()
@@ -63,9 +60,9 @@ def score_logprobs(
     temperature: float,
     weights: Weights = FROZEN,
 ) -> Tensor:
-    """(B, R): the logprobs of given replies under these weights, in passes of bounded size."""
-    batch = Batch.of(prompts, replies)
-    result_BR = torch.zeros(batch.reply_mask_BR.shape)
+    """(B, R), on the CPU: the logprobs of given replies under these weights, in passes of bounded size."""
+    batch = Batch.of(prompts, replies, backbone.device)
+    result_BR = torch.zeros(batch.reply_mask_BR.shape, device=backbone.device)
 
     def score(part: Part) -> None:
         piece = part.batch
@@ -73,8 +70,8 @@ def score_logprobs(
         logprobs = reply_logprobs(backbone, hidden_CH, piece, temperature, weights)
         result_BR[part.replies, : logprobs.shape[1]] = logprobs
 
-    each_part(batch.by_length(SCORING_TOKENS), score)
-    return result_BR
+    each_part(batch.by_length(passes(backbone.device).scoring_tokens), score)
+    return result_BR.cpu()
 
 
 class _Chosen(torch.autograd.Function):
@@ -111,7 +108,7 @@ class _Chosen(torch.autograd.Function):
 
 
 def _pieces(states_CH: Tensor, head_VH: Tensor) -> Iterator[slice]:
-    step = max(64, TABLE_NUMBERS // len(head_VH))
+    step = max(64, passes(head_VH.device).table_numbers // len(head_VH))
     return (slice(start, start + step) for start in range(0, len(states_CH), step))
 
 

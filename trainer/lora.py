@@ -36,8 +36,8 @@ class LoraAdapter(Trainable):
                 a = torch.empty(config.rank, in_features)
                 nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
                 key = f"{layer}.{linear}".replace(".", "/")
-                self.a[key] = nn.Parameter(a)
-                self.b[key] = nn.Parameter(torch.zeros(out_features, config.rank))
+                self.a[key] = nn.Parameter(a.to(backbone.device))  # drawn on the CPU: a seed gives the same everywhere
+                self.b[key] = nn.Parameter(torch.zeros(out_features, config.rank, device=backbone.device))
 
     @property
     def scale(self) -> float:

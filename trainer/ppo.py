@@ -24,6 +24,7 @@ from trainer.backbone import FROZEN, Backbone, Weights
 from trainer.batches import Batch, Part, Row
 from trainer.config import PpoConfig, RewardConfig
 from trainer.critic import make_critic
+from trainer.device import passes
 from trainer.errors import SamplerMismatch
 from trainer.iteration import Iteration
 from trainer.logprobs import reply_logprobs, reply_logprobs_and_entropy, score_logprobs
@@ -90,6 +91,7 @@ class Ppo:
         self.composer = Composer(reward)
         self.critic = make_critic(reward_model, config) if config.algorithm == "ppo" else None
         self.generator = torch.Generator().manual_seed(seed)
+        self.pass_tokens = config.microbatch_tokens or passes(backbone.device).learning_tokens
         self.kl_coefficient = config.kl_coefficient
         self.iteration = 0
         self.queue: list[int] = []
@@ -196,11 +198,14 @@ class Ppo:
         backbone, first = self.backbone, self.reward_model.first
         trunk, temperature = min(self.policy.first, first), self.config.temperature
         policy_NH, critic_NH = (
-            torch.zeros(len(batch.ids_N), backbone.hidden_size, dtype=backbone.dtype) for _ in range(2)
+            torch.zeros(len(batch.ids_N), backbone.hidden_size, dtype=backbone.dtype, device=batch.device)
+            for _ in range(2)
         )
-        reference_BR, logprobs_BR, entropy_BR, values_BR = (torch.zeros(mask_BR.shape) for _ in range(4))
-        scores_MB = torch.zeros(len(self.reward_model.members), len(batch))
-        judge_B = torch.zeros(len(batch)) if self.judge is not None else None
+        reference_BR, logprobs_BR, entropy_BR, values_BR = (
+            torch.zeros(mask_BR.shape, device=batch.device) for _ in range(4)
+        )
+        scores_MB = torch.zeros(len(self.reward_model.members), len(batch), device=batch.device)
+        judge_B = torch.zeros(len(batch), device=batch.device) if self.judge is not None else None
         weights = self.policy.merged()
         critic_weights = self.critic.merged() if self.critic is not None else FROZEN
         members = self.reward_model.merged()
@@ -227,10 +232,12 @@ class Ppo:
                 critic_NH[self.critic.kept(part)] = frozen
                 values_BR[rows, :steps] = self.critic.values(frozen, piece, critic_weights)
 
-        each_part(batch.by_length(self.config.microbatch_tokens), score)
-        sampler_BR = torch.zeros_like(logprobs_BR)
+        each_part(batch.by_length(self.pass_tokens), score)
+        sampler_BR = torch.zeros(mask_BR.shape)
         for row, rollout in enumerate(rollouts):
             sampler_BR[row, : len(rollout.logprobs)] = torch.tensor(rollout.logprobs)
+        # Terms of the reward read texts, so they are put together on the CPU.
+        scores_MB = scores_MB.cpu()
         replies = [r.reply for r in rollouts]
         reward = self.composer.compose(
             Facts(
@@ -238,7 +245,7 @@ class Ppo:
                 replies,
                 [self.decode(reply) for reply in replies],
                 [rollout.ended for rollout in rollouts],
-                fluency_B=reference_BR.sum(1) / batch.reply_lengths_B,
+                fluency_B=(reference_BR.sum(1) / batch.reply_lengths_B).cpu(),
                 consistency_B=self._consistency(rollouts, reference_BR) if self.composer.needs_consistency else None,
             )
         )
@@ -249,7 +256,7 @@ class Ppo:
             mask_BR,
             logprobs_BR,
             reference_BR,
-            sampler_BR,
+            sampler_BR.to(batch.device),
             entropy_BR,
             values_BR,
             reward,
@@ -271,19 +278,20 @@ class Ppo:
         others = prompts[shift:] + prompts[:shift]
         other_BR = score_logprobs(self.backbone, others, replies, self.config.temperature)
         lengths_B = torch.tensor([len(reply) for reply in replies])
-        return (reference_BR - other_BR).sum(1) / lengths_B
+        return (reference_BR.cpu() - other_BR).sum(1) / lengths_B
 
     def _rows(self, rollouts: Sequence[Rollout]) -> Batch:
         """A row for each prompt that was drawn, since minibatches are drawn from rows."""
         each = self.config.replies_per_prompt
         groups = [rollouts[start : start + each] for start in range(0, len(rollouts), each)]
-        return Batch([Row(group[0].prompt, [rollout.reply for rollout in group]) for group in groups])
+        rows = [Row(group[0].prompt, [rollout.reply for rollout in group]) for group in groups]
+        return Batch(rows, self.backbone.device)
 
     def _advantages(self, experience: Experience) -> tuple[Tensor, Tensor]:
         """(B, R) each: advantages, and what the critic should have said."""
         config, mask_BR = self.config, experience.mask_BR
         if self.critic is None:
-            rewards_B = experience.reward.total_B - self.kl_coefficient * experience.kl_nats_B
+            rewards_B = experience.reward.total_B.to(mask_BR.device) - self.kl_coefficient * experience.kl_nats_B
             advantages_B = leave_one_out(rewards_B, config.replies_per_prompt)
             return advantages_B[:, None] * mask_BR, torch.zeros_like(experience.values_BR)
         rewards_BR = self._token_rewards(experience)
@@ -292,7 +300,7 @@ class Ppo:
 
     def _token_rewards(self, experience: Experience) -> Tensor:
         return token_rewards(
-            experience.reward.total_B,
+            experience.reward.total_B.to(experience.mask_BR.device),
             experience.logprobs_BR,
             experience.reference_BR,
             experience.mask_BR,
@@ -323,7 +331,7 @@ class Ppo:
     ) -> Update:
         """One optimizer step on the prompts `rows`."""
         config, backbone, critic = self.config, self.backbone, self.critic
-        parts = experience.batch.by_length(config.microbatch_tokens, among=rows)
+        parts = experience.batch.by_length(self.pass_tokens, among=rows)
         tokens = torch.stack([part.batch.reply_lengths_B.sum() for part in parts]).sum()
 
         def policy_part(part: Part, weights: Weights) -> tuple[float, float, float]:

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from trainer.backbone import Backbone, Weights
 from trainer.batches import Batch, Part
 from trainer.config import RewardModelConfig
+from trainer.device import passes
 from trainer.examples import SURFACES, PairExample, ThumbExample, VoteExample
 from trainer.fused import precise
 from trainer.likelihood import VoteModel
-from trainer.logprobs import SCORING_TOKENS
 from trainer.lora import LoraAdapter
 from trainer.workers import each_part, side_by_side
 
@@ -45,7 +45,8 @@ class Member(nn.Module):
         self.adapter = LoraAdapter(backbone, config.lora, seed, first)
         generator = torch.Generator().manual_seed(seed + 1)
         width = 2 * backbone.hidden_size
-        self.head = nn.Parameter(torch.randn(width, generator=generator) / math.sqrt(width + 1))
+        head = torch.randn(width, generator=generator) / math.sqrt(width + 1)
+        self.head = nn.Parameter(head.to(backbone.device))
 
     def states(self, backbone: Backbone, lower_NH: Tensor, batch: Batch, weights: Weights | None = None) -> Tensor:
         """(C, H): what the head reads. weights: the adapter's, merged, where the caller has them."""
@@ -64,7 +65,7 @@ def readout(normed_CH: Tensor, batch: Batch, head: Tensor) -> Tensor:
     here_C, mean_C = states_CH @ here, states_CH @ mean
     # A mean of projections is the projection of the mean, at a fraction of the memory.
     mean_BR = torch.cumsum(mean_C[batch.token_BR] * batch.reply_mask_BR, dim=1)
-    after_BR = here_C[batch.token_BR] + mean_BR / torch.arange(1, mean_BR.shape[1] + 1)
+    after_BR = here_C[batch.token_BR] + mean_BR / torch.arange(1, mean_BR.shape[1] + 1, device=mean_BR.device)
     return torch.cat([here_C[batch.predicting_BR[:, :1]], after_BR], dim=1)
 
 
@@ -80,8 +81,8 @@ class RewardModel(nn.Module):
         self.members = nn.ModuleList(
             Member(backbone, config, self.first, seed + 1000 * index) for index in range(config.members)
         )
-        self.register_buffer("gain_M", torch.ones(config.members))
-        self.register_buffer("shift_M", torch.zeros(config.members))
+        self.register_buffer("gain_M", torch.ones(config.members, device=backbone.device))
+        self.register_buffer("shift_M", torch.zeros(config.members, device=backbone.device))
 
     @property
     def backbone(self) -> Backbone:
@@ -124,16 +125,17 @@ class RewardModel(nn.Module):
 
     @torch.no_grad()
     def score(self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]) -> Tensor:
-        """(M, B) for lists of token ids, in pieces of bounded size."""
-        batch = Batch.of(prompts, replies)
-        result_MB = torch.empty(len(self.members), len(batch))
+        """(M, B), on the CPU, for lists of token ids, in pieces of bounded size."""
+        device = self.backbone.device
+        batch = Batch.of(prompts, replies, device)
+        result_MB = torch.empty(len(self.members), len(batch), device=device)
         merged = self.merged()
 
         def score(part: Part) -> None:
             result_MB[:, part.replies] = self.scores(self.lower(part.batch), part.batch, merged)
 
-        each_part(batch.by_length(SCORING_TOKENS), score)
-        return result_MB
+        each_part(batch.by_length(passes(device).scoring_tokens), score)
+        return result_MB.cpu()
 
     @torch.no_grad()
     def standardise(self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]) -> None:
@@ -142,7 +144,7 @@ class RewardModel(nn.Module):
         self.shift_M.zero_()
         raw_MB = self.score(prompts, replies)
         self.gain_M.copy_(1.0 / raw_MB.std(dim=1).clamp_min(1e-4))
-        self.shift_M.copy_(-raw_MB.mean(dim=1) * self.gain_M)
+        self.shift_M.copy_(-raw_MB.mean(dim=1) * self.gain_M.cpu())
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -324,7 +326,8 @@ def _differentiate(
 
     places = torch.tensor([[place(e, e.left), place(e, e.right)] for _, e in pairs], dtype=torch.long).view(-1, 2)
     count = len(replies)
-    batch = Batch.of(prompts + [e.prompt for _, e in thumbs], replies + [e.reply for _, e in thumbs])
+    replies += [e.reply for _, e in thumbs]
+    batch = Batch.of(prompts + [e.prompt for _, e in thumbs], replies, model.backbone.device)
     lower_NH = model.lower(batch)
     weight_S = torch.tensor([example.weight for example in examples])
     pair_rows = torch.tensor([i for i, _ in pairs], dtype=torch.long)
@@ -336,7 +339,7 @@ def _differentiate(
     def backward(index: int) -> float:
         vote_model, weights = votes[index], weight_S * bootstrap_MS[index]
         scores_BR1 = cast(Member, model.members[index])(model.backbone, lower_NH, batch)
-        scores_B = scores_BR1.gather(1, batch.reply_lengths_B[:, None]).squeeze(1)
+        scores_B = scores_BR1.gather(1, batch.reply_lengths_B[:, None]).squeeze(1).cpu()  # votes are few
         left_P, right_P, single_S = scores_B[places[:, 0]], scores_B[places[:, 1]], scores_B[count:]
         loss = vote_model.prior_nll() / total
         if pairs:

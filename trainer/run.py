@@ -10,7 +10,6 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from trainer.assessment import Assessment, assess
 from trainer.backbone import Backbone
 from trainer.checkpoint import RunFolder
 from trainer.config import TrainingConfig
+from trainer.device import pick_device
 from trainer.errors import TooFewVotes
 from trainer.evaluation import Judges, evaluate
 from trainer.evaluation_sets import load_sets
@@ -42,11 +42,11 @@ from trainer.publication import PROBE_QUESTIONS, PROBE_REPLIES, publish_policy
 from trainer.records import RunRecords
 from trainer.report import explain, write_report
 from trainer.reward_model import RewardModel, fit
-from trainer.sampler import Rollout, Sampler, Samples
+from trainer.sampler import Rollout, Samples
+from trainer.samplers import make_sampler
 from trainer.sft import SftEpoch, imitate
 from trainer.tokens import decode, load_tokenizer, readable_prompt, render_prompt
 from trainer.trainable import FullWeights, Trainable
-from trainer.transformers_sampler import TransformersSampler
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ class TrainingRunner:
         """sampler: makes what answers in PPO and evaluation; unset: vLLM in this process, else transformers."""
         self.settings, self.store, self.config, self.console = settings, store, config, console
         self.model_folder = model_folder
-        self._make_sampler = sampler or (Sampler if find_spec("vllm") else TransformersSampler)
+        self.device = pick_device(config.device)
+        self._make_sampler = sampler or make_sampler
         if config.threads is not None:
             torch.set_num_threads(config.threads)
 
@@ -110,7 +111,7 @@ class TrainingRunner:
         serving = records.serving(self.model_folder)
         sets = load_sets(self.model_folder, config.evaluation.sets)  # now, so that a broken file costs no training
         tokenizer = load_tokenizer(serving.base_folder)
-        backbone = Backbone.load(serving.base_folder)
+        backbone = Backbone.load(serving.base_folder, device=self.device)
         adapter = LoraAdapter(backbone, config.ppo.lora, config.seed, backbone.first_of(config.ppo.adapted_share))
         if serving.adapter_folder is not None:
             adapter.load_peft(serving.adapter_folder)
@@ -147,6 +148,7 @@ class TrainingRunner:
         progress.stage("ppo", "starting the sampler")
         sampler = self._make_sampler(
             serving.base_folder,
+            self.device,
             end_id=tokenizer.eos_token_id,
             max_model_len=self._max_tokens(backbone) + config.ppo.response_tokens,
             sequences=config.ppo.batch_size,

@@ -87,7 +87,10 @@ class Sampler:
             enforce_eager=True,
             max_model_len=max_model_len,
             max_num_seqs=sequences,
-            kv_cache_memory_bytes=None if torch.cuda.is_available() else room,
+            kv_cache_memory_bytes=room,
+            # With the cache's size given, this is only what vLLM wants to find free on a GPU, where a server may have
+            # most of it.
+            gpu_memory_utilization=0.05,
             enable_prefix_caching=False,
             logprobs_mode="processed_logprobs",
             generation_config="vllm",

@@ -16,11 +16,11 @@ from torch import nn
 from trainer.backbone import Backbone, Weights
 from trainer.batches import Batch, Part
 from trainer.config import SftConfig
+from trainer.device import passes
 from trainer.examples import Demonstration
 from trainer.logprobs import reply_logprobs, score_logprobs
 from trainer.trainable import Trainable, differentiate
 
-PASS_TOKENS = 1024
 FEWEST_TO_CHOOSE_BY = 8
 
 
@@ -73,8 +73,8 @@ def _step(
     backbone: Backbone, policy: Trainable, demonstrations: Sequence[Demonstration], optimizer: torch.optim.Optimizer
 ) -> None:
     """One optimizer step on the weighted mean over reply tokens."""
-    batch = Batch.of([d.prompt for d in demonstrations], [d.reply for d in demonstrations])
-    weight_B = torch.tensor([d.weight for d in demonstrations])
+    batch = Batch.of([d.prompt for d in demonstrations], [d.reply for d in demonstrations], backbone.device)
+    weight_B = torch.tensor([d.weight for d in demonstrations], device=backbone.device)
     total = (weight_B * batch.reply_lengths_B).sum()
     optimizer.zero_grad(set_to_none=True)
 
@@ -84,7 +84,7 @@ def _step(
         logprobs_BR = reply_logprobs(backbone, hidden_CH, piece, 1.0, weights)
         (-(weight_B[part.replies] * logprobs_BR.sum(1)).sum() / total).backward()  # type: ignore[no-untyped-call]
 
-    differentiate(batch.by_length(PASS_TOKENS), policy, backward)
+    differentiate(batch.by_length(passes(backbone.device).learning_tokens), policy, backward)
     nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
     optimizer.step()
 

@@ -30,10 +30,12 @@ class TransformersSampler:
         max_model_len: int,
         sequences: int = ROWS,
         dtype: torch.dtype = torch.bfloat16,
+        device: torch.device | None = None,
     ) -> None:
-        """sequences: how many replies to generate at the same time, at most ROWS."""
+        """sequences: how many replies to generate at the same time, at most ROWS. device: unset, the CPU."""
         self.end_id, self.max_model_len, self.rows = end_id, max_model_len, min(sequences, ROWS)
-        self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+        self.device = device or torch.device("cpu")
+        self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().to(self.device)
 
     def update(self, backbone: Backbone, weights: Weights) -> None:
         """Sample from these merged weights from now on."""
@@ -41,24 +43,37 @@ class TransformersSampler:
         assert not missing.unexpected_keys, f"weights that the model does not know: {missing.unexpected_keys}"
 
     def sample(
-        self, prompts: Sequence[Sequence[int]], *, max_tokens: int, temperature: float, seed: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        ends: bool = True,
     ) -> list[Rollout]:
-        """One reply for each prompt, in their order; the seed makes it repeatable."""
+        """One reply for each prompt, in their order; the seed makes it repeatable.
+
+        ends: whether the end token ends a reply; without, each has max_tokens (for benchmarks).
+        """
         torch.manual_seed(seed)
         # Prompts of like length together: generation pads them all to the longest.
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
         rollouts: dict[int, Rollout] = {}
         for start in range(0, len(order), self.rows):
             rows = order[start : start + self.rows]
-            generated = self._generate([list(prompts[row]) for row in rows], max_tokens, temperature)
+            generated = self._generate([list(prompts[row]) for row in rows], max_tokens, temperature, ends)
             rollouts.update(zip(rows, generated, strict=True))
         return [rollouts[row] for row in range(len(prompts))]
 
     @torch.no_grad()
-    def _generate(self, prompts: list[list[int]], max_tokens: int, temperature: float) -> list[Rollout]:
+    def _generate(self, prompts: list[list[int]], max_tokens: int, temperature: float, ends: bool) -> list[Rollout]:
         width = max(map(len, prompts))
-        ids_BT = torch.tensor([[self.end_id] * (width - len(prompt)) + prompt for prompt in prompts])
-        mask_BT = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        ids_BT = torch.tensor(
+            [[self.end_id] * (width - len(prompt)) + prompt for prompt in prompts], device=self.device
+        )
+        mask_BT = torch.tensor(
+            [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.device
+        )
         found = self._model.generate(
             input_ids=ids_BT,
             attention_mask=mask_BT,
@@ -67,7 +82,7 @@ class TransformersSampler:
             top_p=1.0,
             top_k=0,
             max_new_tokens=min(max_tokens, self.max_model_len - width),
-            eos_token_id=self.end_id,
+            eos_token_id=self.end_id if ends else None,
             pad_token_id=self.end_id,
             output_scores=True,
             return_dict_in_generate=True,
@@ -82,7 +97,7 @@ class TransformersSampler:
         )
         rollouts = []
         for prompt, chosen, logprobs in zip(prompts, chosen_BR.tolist(), logprobs_BR.tolist(), strict=True):
-            ended = self.end_id in chosen
+            ended = ends and self.end_id in chosen
             length = chosen.index(self.end_id) + 1 if ended else len(chosen)
             rollouts.append(Rollout(prompt, chosen[:length], logprobs[:length], ended))
         return rollouts

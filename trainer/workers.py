@@ -26,8 +26,9 @@ share."""
 
 def share_out(parts: Sequence[Part], parameters: int = 0) -> list[list[Part]]:
     """The parts for each worker: the largest first, each to whoever has least to do. As many workers as cores, where
-    there are as many parts, and where gradients of so many parameters for each of them are not too much."""
-    most = torch.get_num_threads()
+    there are as many parts, and where gradients of so many parameters for each of them are not too much. On a GPU, one
+    worker: its passes come one after another in any case."""
+    most = torch.get_num_threads() if parts[0].batch.device.type == "cpu" else 1
     if parameters:
         most = min(most, MOST_COPIES_BYTES // (4 * parameters))
     shares: list[list[Part]] = [[] for _ in range(max(1, min(most, len(parts))))]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
-import trainer.logprobs
+import trainer.device
 from tests.trainer.models import FAMILIES, VOCAB, all_logits, causal_lm, make_backbone, read_whole
 from trainer.backbone import ADAPTED, Backbone
 from trainer.batches import Batch
@@ -102,7 +102,7 @@ def test_a_logprob_is_what_it_would_be_alone_whoever_shares_the_prompt(family: s
 def test_logprobs_in_several_passes_are_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = make_backbone()
     whole = score_logprobs(backbone, PROMPTS, REPLIES, 0.7)
-    monkeypatch.setattr(trainer.logprobs, "SCORING_TOKENS", 8)
+    monkeypatch.setattr(trainer.device, "CPU", trainer.device.CPU._replace(scoring_tokens=8))
     torch.testing.assert_close(score_logprobs(backbone, PROMPTS, REPLIES, 0.7), whole)
 
 
@@ -111,7 +111,7 @@ def test_logprobs_piece_by_piece_have_the_gradients_of_a_whole_table(
     tied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also those of the head, which a full fine-tuning trains."""
-    monkeypatch.setattr(trainer.logprobs, "TABLE_NUMBERS", 1)
+    monkeypatch.setattr(trainer.device, "CPU", trainer.device.CPU._replace(table_numbers=1))
     backbone = Backbone(causal_lm(tie_word_embeddings=tied))
     batch = Batch.of(*[[row for row in rows for _ in range(12)] for rows in (PROMPTS, REPLIES)])
     mask = batch.reply_mask_BR

@@ -116,8 +116,8 @@ def test_the_pairs_of_a_ranking_share_a_batch_in_which_each_reply_is_read_once(
     read: list[int] = []
     of = Batch.of
 
-    def counting(prompts: list[list[int]], replies: list[list[int]]) -> Batch:
-        made = of(prompts, replies)
+    def counting(prompts: list[list[int]], replies: list[list[int]], device: torch.device) -> Batch:
+        made = of(prompts, replies, device)
         read.append(len(made))
         assert made.prompts == len({tuple(prompt) for prompt in prompts}), "a prompt is read once too"
         return made

@@ -29,11 +29,13 @@ from feedback.store import Store, open_store
 from feedback.votes import Ballot, cast_vote
 from trainer.backbone import Backbone
 from trainer.config import TrainingConfig
+from trainer.device import pick_device
 from trainer.intervals import mean_interval, wilson
 from trainer.lora import LoraAdapter
 from trainer.reward_model import RewardModel
 from trainer.run import TrainingRunner
-from trainer.sampler import Rollout, Sampler
+from trainer.sampler import Rollout
+from trainer.samplers import make_sampler
 from trainer.tiny.build import MODEL_FOLDER
 from trainer.tiny.crowd import Person, errands, people
 from trainer.tiny.judge import judge
@@ -74,8 +76,11 @@ class Bench:
         self.settings = Settings(home=home, database_url=None)
         self.store: Store = open_store(self.settings)
         self.tokenizer = load_tokenizer(MODEL_FOLDER)
-        self.backbone = Backbone.load(MODEL_FOLDER)
-        self.sampler = Sampler(MODEL_FOLDER, end_id=self.tokenizer.eos_token_id, max_model_len=MAX_MODEL_LEN)
+        device = pick_device(config.training.device)
+        self.backbone = Backbone.load(MODEL_FOLDER, device=device)
+        self.sampler = make_sampler(
+            MODEL_FOLDER, device, end_id=self.tokenizer.eos_token_id, max_model_len=MAX_MODEL_LEN
+        )
         self.temperature = config.training.ppo.temperature
         self.max_tokens = config.training.ppo.response_tokens
         with self.store.write() as session:

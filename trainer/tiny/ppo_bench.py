@@ -28,9 +28,11 @@ from trainer.lora import LoraAdapter
 from trainer.ppo import Ppo, Update
 from trainer.reward_model import RewardModel
 from trainer.sampler import Rollout, Sampler
+from trainer.samplers import make_sampler
 from trainer.tiny.raters import prompts
 from trainer.tokens import load_tokenizer, render_prompt
 from trainer.trainable import FullWeights
+from trainer.transformers_sampler import TransformersSampler
 from trainer.workers import set_cores
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -51,6 +53,7 @@ class PpoBench:
     minibatches: int
     method: str
     natural: bool
+    device: str = "cpu"
 
 
 def beside_trl(bench: PpoBench, python: Path, pairs: int) -> dict[str, Any]:
@@ -94,7 +97,8 @@ def _run(command: list[str], told: str) -> dict[str, Any]:
 def measure(bench: PpoBench) -> dict[str, Any]:
     """One run. The first iteration warms up and is not counted."""
     tokenizer = load_tokenizer(bench.model)
-    backbone = Backbone.load(bench.model)
+    device = torch.device(bench.device)
+    backbone = Backbone.load(bench.model, device=device)
     # With whole adapters nothing is shared: policy and critic are two models from the embeddings up, as they are with
     # `full`, whatever the reward model's layers.
     members = RewardModelConfig(adapted_share=1.0 if bench.method == "lora" else 0.4)
@@ -109,8 +113,9 @@ def measure(bench: PpoBench) -> dict[str, Any]:
         critic_learning_rate=1e-6,
         stop_approx_kl=1e9,
     )
-    sampler = Sampler(
+    sampler = make_sampler(
         bench.model,
+        device,
         end_id=tokenizer.eos_token_id,
         max_model_len=bench.prompt_len + bench.response_len + 1,
         sequences=bench.batch,
@@ -166,14 +171,20 @@ class Counted(Ppo):
 def _products_per_second(backbone: Backbone, tokens: int = 2048, seconds: float = 1.0) -> float:
     """Operations a second of the model's own largest product, alone and again and again: the roof."""
     weight = backbone.weight("layers.0.mlp.up_proj.weight")
-    x = torch.randn(tokens, weight.shape[1]).to(weight.dtype)
+    x = torch.randn(tokens, weight.shape[1]).to(weight)
     times: list[float] = []
-    for _ in range(3):  # the first one sets up the kernel, which can take a second
+
+    def product() -> None:
         torch.nn.functional.linear(x, weight)
+        if x.is_cuda:
+            torch.cuda.synchronize()
+
+    for _ in range(3):  # the first one sets up the kernel, which can take a second
+        product()
     begin = time.perf_counter()
     while time.perf_counter() - begin < seconds:
         started = time.perf_counter()
-        torch.nn.functional.linear(x, weight)
+        product()
         times.append(time.perf_counter() - started)
     return 2 * tokens * weight.numel() / median(times)
 
@@ -181,7 +192,7 @@ def _products_per_second(backbone: Backbone, tokens: int = 2048, seconds: float 
 class Unending:
     """The sampler, with replies that do not end before their limit."""
 
-    def __init__(self, sampler: Sampler) -> None:
+    def __init__(self, sampler: Sampler | TransformersSampler) -> None:
         self._sampler = sampler
 
     def update(self, backbone: Backbone, weights: dict[str, torch.Tensor]) -> None:
@@ -226,4 +237,5 @@ def _figures(bench: PpoBench, steps: Sequence[Iteration], seconds: float) -> dic
         "shares": {name: round(value / seconds, 3) for name, value in parts.items()},
         "optimizer_steps": sum(step.optimizer_steps for step in steps),
         "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-    }
+        "device": torch.cuda.get_device_name() if bench.device != "cpu" else "cpu",
+    } | ({"peak_gpu_memory_mib": torch.cuda.max_memory_allocated() >> 20} if bench.device != "cpu" else {})
