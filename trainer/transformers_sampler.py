@@ -10,13 +10,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
 
 from trainer.backbone import Backbone, Weights
 from trainer.sampler import Rollout
 
-ROWS = 64
-"""Replies that are generated together: it bounds the logits that are kept, of every token of every reply."""
+ROWS = 256
+"""Replies that are generated together, at most."""
+
+
+class Recorder(LogitsProcessor):  # type: ignore[misc]
+    """Divides by the temperature, and keeps the logprob of each token that was drawn, not the table it was drawn
+    from."""
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+        self.drawn: list[Tensor] = []  # (B,) each
+        self._table_BV: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.close(input_ids)
+        scaled_BV = scores.float() / self.temperature
+        self._table_BV = torch.log_softmax(scaled_BV, dim=-1)
+        return scaled_BV
+
+    def close(self, ids_BT: Tensor) -> None:
+        """The newest of these tokens was drawn from the table at hand."""
+        if self._table_BV is not None:
+            self.drawn.append(self._table_BV.gather(1, ids_BT[:, -1:]).squeeze(1))
 
 
 class TransformersSampler:
@@ -74,27 +96,21 @@ class TransformersSampler:
         mask_BT = torch.tensor(
             [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.device
         )
-        found = self._model.generate(
+        recorder = Recorder(temperature)
+        found_BT = self._model.generate(
             input_ids=ids_BT,
             attention_mask=mask_BT,
             do_sample=True,
-            temperature=temperature,
+            logits_processor=LogitsProcessorList([recorder]),
+            temperature=1.0,
             top_p=1.0,
             top_k=0,
             max_new_tokens=min(max_tokens, self.max_model_len - width),
             eos_token_id=self.end_id if ends else None,
             pad_token_id=self.end_id,
-            output_scores=True,
-            return_dict_in_generate=True,
         )
-        chosen_BR = found.sequences[:, width:]
-        logprobs_BR = torch.stack(
-            [
-                torch.log_softmax(scores_BV.float(), dim=-1).gather(1, chosen_BR[:, step : step + 1]).squeeze(1)
-                for step, scores_BV in enumerate(found.scores)
-            ],
-            dim=1,
-        )
+        recorder.close(found_BT)
+        chosen_BR, logprobs_BR = found_BT[:, width:], torch.stack(recorder.drawn, dim=1)
         rollouts = []
         for prompt, chosen, logprobs in zip(prompts, chosen_BR.tolist(), logprobs_BR.tolist(), strict=True):
             ended = ends and self.end_id in chosen
