@@ -43,6 +43,13 @@ class RewardModelConfig(Frozen):
     surface_intercept_std: float = Field(1.0, gt=0)
     """Prior standard deviation of what a reply's length, language and form do to a thumb, whatever the reply says."""
 
+    unrelated_share: float = Field(0.0, ge=0, le=1)
+    """Of the votes, each time that they are drawn: so many come with a reply that was given to another prompt, against
+    which a reply that people liked should win (arXiv 2409.13156)."""
+
+    unrelated_weight: float = Field(1.0, ge=0)
+    unrelated_candidates: int = Field(1, ge=1)
+    unrelated_own: Literal["liked", "bearable"] = "liked"
     weight_decay: float = Field(0.01, ge=0)
     lora: LoraConfig = LoraConfig()
 

@@ -29,6 +29,7 @@ from trainer.examples import SURFACES, PairExample, ThumbExample, VoteExample
 from trainer.fused import precise
 from trainer.likelihood import VoteModel
 from trainer.lora import LoraAdapter
+from trainer.unrelated import Contrast, Unrelated
 from trainer.workers import each_part, side_by_side
 
 
@@ -198,6 +199,13 @@ def fit(
     ]
     surface_EF = _standardised(examples)
     elements = _elements(examples)
+    unrelated = Unrelated(
+        examples,
+        config.unrelated_share,
+        seed,
+        own=config.unrelated_own,
+        candidates=config.unrelated_candidates,
+    )
     bootstrap_ML = torch.empty(config.members, len(elements)).exponential_(generator=generator)
     optimizer = torch.optim.AdamW(
         [*model.parameters(), *(p for vote_model in votes for p in vote_model.parameters())],
@@ -223,6 +231,7 @@ def fit(
                 [examples[i] for i in index],
                 bootstrap_ML[:, batch].repeat_interleave(counts, dim=1),
                 surface_EF[index],
+                [unrelated.draw(examples[i]) for i in index],
                 elements=len(batch),
                 total=len(examples),
                 config=config,
@@ -301,6 +310,7 @@ def _differentiate(
     examples: Sequence[VoteExample],
     bootstrap_MS: Tensor,
     surface_EF: Tensor,
+    contrasts: Sequence[Contrast | None],
     *,
     elements: int,
     total: int,
@@ -315,23 +325,36 @@ def _differentiate(
     replies: list[list[int]] = []
     read: dict[tuple[int, tuple[int, ...], tuple[int, ...]], int] = {}
 
-    def place(example: PairExample, reply: list[int]) -> int:
+    def place(example: VoteExample, reply: list[int]) -> int:
         found = len(replies)
-        if example.ranking is not None:
+        if isinstance(example, PairExample) and example.ranking is not None:
             found = read.setdefault((example.ranking, tuple(example.prompt), tuple(reply)), found)
         if found == len(replies):
             prompts.append(example.prompt)
             replies.append(reply)
         return found
 
-    places = torch.tensor([[place(e, e.left), place(e, e.right)] for _, e in pairs], dtype=torch.long).view(-1, 2)
-    count = len(replies)
-    replies += [e.reply for _, e in thumbs]
-    batch = Batch.of(prompts + [e.prompt for _, e in thumbs], replies, model.backbone.device)
+    pair_places: list[list[int]] = []
+    thumb_places: list[int] = []
+    own_places: list[list[int]] = []
+    for example, contrast in zip(examples, contrasts, strict=True):
+        if isinstance(example, PairExample):
+            pair_places.append([place(example, example.left), place(example, example.right)])
+            at = dict(zip(map(tuple, (example.left, example.right)), pair_places[-1], strict=True))
+        else:
+            thumb_places.append(place(example, example.reply))
+            at = {tuple(example.reply): thumb_places[-1]}
+        if contrast is not None:
+            own_places.append([at[tuple(contrast.own)], place(example, contrast.unrelated)])
+    places = torch.tensor(pair_places, dtype=torch.long).view(-1, 2)
+    singles = torch.tensor(thumb_places, dtype=torch.long)
+    owns = torch.tensor(own_places, dtype=torch.long).view(-1, 2)
+    batch = Batch.of(prompts, replies, model.backbone.device)
     lower_NH = model.lower(batch)
     weight_S = torch.tensor([example.weight for example in examples])
     pair_rows = torch.tensor([i for i, _ in pairs], dtype=torch.long)
     thumb_rows = torch.tensor([i for i, _ in thumbs], dtype=torch.long)
+    own_rows = torch.tensor([i for i, contrast in enumerate(contrasts) if contrast is not None], dtype=torch.long)
     outcomes_P = torch.tensor([e.outcome for _, e in pairs], dtype=torch.long)
     users_S = torch.tensor([e.user for _, e in thumbs], dtype=torch.long)
     ups_S = torch.tensor([e.up for _, e in thumbs])
@@ -340,7 +363,7 @@ def _differentiate(
         vote_model, weights = votes[index], weight_S * bootstrap_MS[index]
         scores_BR1 = cast(Member, model.members[index])(model.backbone, lower_NH, batch)
         scores_B = scores_BR1.gather(1, batch.reply_lengths_B[:, None]).squeeze(1).cpu()  # votes are few
-        left_P, right_P, single_S = scores_B[places[:, 0]], scores_B[places[:, 1]], scores_B[count:]
+        left_P, right_P, single_S = scores_B[places[:, 0]], scores_B[places[:, 1]], scores_B[singles]
         loss = vote_model.prior_nll() / total
         if pairs:
             nll_P = vote_model.pair_nll(left_P, right_P, outcomes_P) + config.centring * (left_P + right_P) ** 2
@@ -348,6 +371,9 @@ def _differentiate(
         if thumbs:
             nll_S = vote_model.thumb_nll(single_S, users_S, ups_S, surface_EF[thumb_rows])
             loss = loss + config.thumb_weight * (nll_S * weights[thumb_rows]).sum() / elements
+        if own_places:
+            nll_U = vote_model.unrelated_nll(scores_B[owns[:, 0]], scores_B[owns[:, 1]])
+            loss = loss + config.unrelated_weight * (nll_U * weights[own_rows]).sum() / elements
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.item()
 
