@@ -207,6 +207,7 @@ def fit(
         candidates=config.unrelated_candidates,
     )
     bootstrap_ML = torch.empty(config.members, len(elements)).exponential_(generator=generator)
+    bootstrap_ML = 1.0 + config.bootstrap_spread * (bootstrap_ML - 1.0)
     optimizer = torch.optim.AdamW(
         [*model.parameters(), *(p for vote_model in votes for p in vote_model.parameters())],
         lr=config.learning_rate,
