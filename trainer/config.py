@@ -46,6 +46,9 @@ class RewardModelConfig(Frozen):
     bootstrap_spread: float = Field(1.0, ge=0, le=1)
     """Standard deviation of what a vote weighs to a member."""
 
+    surprise: float = Field(0.0, ge=0)
+    """Units per nat of what the frozen model makes of a reply's tokens, which the head reads beside the states."""
+
     unrelated_share: float = Field(0.0, ge=0, le=1)
     """Of the votes, each time that they are drawn: so many come with a reply that was given to another prompt, against
     which a reply that people liked should win (arXiv 2409.13156)."""

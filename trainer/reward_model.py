@@ -28,6 +28,7 @@ from trainer.device import passes
 from trainer.examples import SURFACES, PairExample, ThumbExample, VoteExample
 from trainer.fused import precise
 from trainer.likelihood import VoteModel
+from trainer.logprobs import SCORING_TOKENS, reply_logprobs
 from trainer.lora import LoraAdapter
 from trainer.unrelated import Contrast, Unrelated
 from trainer.workers import each_part, side_by_side
@@ -47,16 +48,44 @@ class Member(nn.Module):
         generator = torch.Generator().manual_seed(seed + 1)
         width = 2 * backbone.hidden_size
         head = torch.randn(width, generator=generator) / math.sqrt(width + 1)
-        self.head = nn.Parameter(head.to(backbone.device))
+        if config.surprise:
+            zeros = torch.zeros(SURPRISES)
+            head = torch.cat([head[: width // 2], zeros, head[width // 2 :], zeros])
+        self.head = nn.Parameter(head)
 
-    def states(self, backbone: Backbone, lower_NH: Tensor, batch: Batch, weights: Weights | None = None) -> Tensor:
+    def states(
+        self,
+        backbone: Backbone,
+        lower_NH: Tensor,
+        batch: Batch,
+        weights: Weights | None = None,
+        surprise_CF: Tensor | None = None,
+    ) -> Tensor:
         """(C, H): what the head reads. weights: the adapter's, merged, where the caller has them."""
         weights = self.adapter.merged() if weights is None else weights
-        return backbone.normed(backbone.run(lower_NH, batch, self.adapter.first, backbone.depth, weights))
+        normed = backbone.normed(backbone.run(lower_NH, batch, self.adapter.first, backbone.depth, weights))
+        return normed if surprise_CF is None else torch.cat([normed, surprise_CF.to(normed.dtype)], dim=1)
 
-    def forward(self, backbone: Backbone, lower_NH: Tensor, batch: Batch) -> Tensor:
+    def forward(
+        self, backbone: Backbone, lower_NH: Tensor, batch: Batch, surprise_CF: Tensor | None = None
+    ) -> Tensor:
         """(B, R + 1), fp32: the score before a reply's first token, and after each of its tokens."""
-        return readout(self.states(backbone, lower_NH, batch), batch, self.head)
+        return readout(self.states(backbone, lower_NH, batch, surprise_CF=surprise_CF), batch, self.head)
+
+
+SURPRISES = 2
+
+
+@torch.no_grad()
+def surprise_of(backbone: Backbone, lower_NH: Tensor, batch: Batch, first: int, scale: float) -> Tensor:
+    """(C, F): of each token that is read, its logprob by the frozen model, and the lowest of the reply up to it."""
+    hidden_CH = backbone.run(lower_NH, batch, first, backbone.depth)
+    logprobs_BR = reply_logprobs(backbone, hidden_CH, batch, 1.0).clamp_min(-12.0) * scale
+    lowest_BR = logprobs_BR.cummin(dim=1).values
+    mask_BR = batch.reply_mask_BR
+    result_CF = torch.zeros(len(batch.read_C), SURPRISES)
+    result_CF[batch.token_BR[mask_BR]] = torch.stack([logprobs_BR[mask_BR], lowest_BR[mask_BR]], dim=1)
+    return result_CF
 
 
 def readout(normed_CH: Tensor, batch: Batch, head: Tensor) -> Tensor:
@@ -94,14 +123,20 @@ class RewardModel(nn.Module):
         with torch.no_grad():
             return self.backbone.run(self.backbone.embed(batch), batch, 0, self.first)
 
+    def surprise(self, lower_NH: Tensor, batch: Batch) -> Tensor | None:
+        if not self.config.surprise:
+            return None
+        return surprise_of(self.backbone, lower_NH, batch, self.first, self.config.surprise)
+
     def merged(self) -> list[Weights]:
         """Each member's weights, to score several batches with."""
         return [cast(Member, member).adapter.merged() for member in self.members]
 
     def states(self, lower_NH: Tensor, batch: Batch, merged: Sequence[Weights] | None = None) -> list[Tensor]:
         """M times (C, H): what each member's head reads."""
+        surprise_CF = self.surprise(lower_NH, batch)
         return [
-            cast(Member, member).states(self.backbone, lower_NH, batch, weights)
+            cast(Member, member).states(self.backbone, lower_NH, batch, weights, surprise_CF)
             for member, weights in zip(self.members, merged or self.merged(), strict=True)
         ]
 
@@ -113,7 +148,8 @@ class RewardModel(nn.Module):
 
     def running_scores(self, lower_NH: Tensor, batch: Batch) -> Tensor:
         """(M, B, R + 1), standardised: before a reply's first token, and after each of its tokens."""
-        raw_MBR1 = torch.stack([member(self.backbone, lower_NH, batch) for member in self.members])
+        surprise_CF = self.surprise(lower_NH, batch)
+        raw_MBR1 = torch.stack([member(self.backbone, lower_NH, batch, surprise_CF) for member in self.members])
         return raw_MBR1 * self.gain_M[:, None, None] + self.shift_M[:, None, None]
 
     def scores(self, lower_NH: Tensor, batch: Batch, merged: Sequence[Weights] | None = None) -> Tensor:
@@ -352,6 +388,7 @@ def _differentiate(
     owns = torch.tensor(own_places, dtype=torch.long).view(-1, 2)
     batch = Batch.of(prompts, replies, model.backbone.device)
     lower_NH = model.lower(batch)
+    surprise_CF = model.surprise(lower_NH, batch)
     weight_S = torch.tensor([example.weight for example in examples])
     pair_rows = torch.tensor([i for i, _ in pairs], dtype=torch.long)
     thumb_rows = torch.tensor([i for i, _ in thumbs], dtype=torch.long)
@@ -362,7 +399,7 @@ def _differentiate(
 
     def backward(index: int) -> float:
         vote_model, weights = votes[index], weight_S * bootstrap_MS[index]
-        scores_BR1 = cast(Member, model.members[index])(model.backbone, lower_NH, batch)
+        scores_BR1 = cast(Member, model.members[index])(model.backbone, lower_NH, batch, surprise_CF)
         scores_B = scores_BR1.gather(1, batch.reply_lengths_B[:, None]).squeeze(1).cpu()  # votes are few
         left_P, right_P, single_S = scores_B[places[:, 0]], scores_B[places[:, 1]], scores_B[singles]
         loss = vote_model.prior_nll() / total
