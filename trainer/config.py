@@ -46,16 +46,10 @@ class RewardModelConfig(Frozen):
     bootstrap_spread: float = Field(1.0, ge=0, le=1)
     """Standard deviation of what a vote weighs to a member."""
 
-    surprise: float = Field(0.0, ge=0)
-    """Units per nat of what the frozen model makes of a reply's tokens, which the head reads beside the states."""
+    unrelated_share: float = Field(0.5, ge=0, le=1)
+    """Of the votes, each time that they are read: so many come with a reply to another prompt, against which a reply
+    that people liked should win (arXiv 2409.13156). 0: none do."""
 
-    unrelated_share: float = Field(0.0, ge=0, le=1)
-    """Of the votes, each time that they are drawn: so many come with a reply that was given to another prompt, against
-    which a reply that people liked should win (arXiv 2409.13156)."""
-
-    unrelated_weight: float = Field(1.0, ge=0)
-    unrelated_candidates: int = Field(1, ge=1)
-    unrelated_own: Literal["liked", "bearable"] = "liked"
     weight_decay: float = Field(0.01, ge=0)
     lora: LoraConfig = LoraConfig()
 

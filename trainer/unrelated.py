@@ -1,8 +1,9 @@
-"""What a reply beside the point is worth: votes do not tell, where nearly all replies that people saw were to the point.
+"""What a reply beside the point is worth: no vote tells, where nearly all replies that people saw were to the point.
 
-So some replies are read once more after a prompt that they were not given to, where a reply that people liked there
-should win (the non-contextual pairs of Liu et al. 2024, arXiv 2409.13156). Both were liked in their own place, so that
-manner tells nothing.
+So some votes are read with one reply more, which was given to another prompt and against which a reply that people
+liked here should win: the non-contextual pairs of Liu et al. 2024 (RRM, arXiv 2409.13156). Both were liked in their own
+place, so that manner tells nothing. The paper's further pairs, such as two replies beside the point as a tie, are left
+out.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from dataclasses import dataclass
 
 from trainer.examples import PairExample, VoteExample
 from trainer.likelihood import BOTH_BAD, LEFT, RIGHT
+
+CANDIDATES = 8
+"""Of so many replies to other prompts, the one that shares the most words with the own one is taken: the more alike the
+prompts, the less is learned from topics alone."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,10 @@ class Contrast:
 class Unrelated:
     """Draws contrasts; the same ones for the same examples and seed."""
 
-    def __init__(
-        self, examples: Sequence[VoteExample], share: float, seed: int, *, own: str = "liked", candidates: int = 1
-    ) -> None:
-        """share: of the votes that get a contrast each time they are drawn. candidates: of so many drawn replies, the
-        one that shares the most tokens with the own one is taken: the fewer of its flaws show in its words alone."""
-        self.share, self.own, self.candidates = share, own, candidates
+    def __init__(self, examples: Sequence[VoteExample], share: float, seed: int) -> None:
+        """examples: where the replies come from, and what `draw` is called with. share: of the votes that get a
+        contrast, each time that they are read."""
+        self.share = share
         self._rng = random.Random(f"unrelated:{seed}")
         self._given: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
         for example in examples:
@@ -39,24 +42,21 @@ class Unrelated:
         self._liked = [(tuple(example.prompt), reply) for example in examples for reply in _liked(example)]
 
     def draw(self, example: VoteExample) -> Contrast | None:
-        """None for most votes, for those on bad replies, and where no other prompt's reply was found."""
-        if self.share == 0 or self._rng.random() >= self.share:
+        """None for the other votes, for those that like no reply, and where no other prompt's reply was found."""
+        if self._rng.random() >= self.share:
             return None
-        options = list(_liked(example)) if self.own == "liked" else list(_bearable(example))
-        if not options:
+        liked = list(_liked(example))
+        if not liked:
             return None
-        own, prompt = self._rng.choice(options), tuple(example.prompt)
-        found = [self._rng.choice(self._liked) for _ in range(self.candidates)]
-        here = self._given[prompt]
-        foreign = [reply for given, reply in found if given != prompt and tuple(reply) not in here]
-        if not foreign:
-            return None
-        tokens = set(own)
-        return Contrast(own, max(foreign, key=lambda reply: _overlap(tokens, set(reply))))
+        own, prompt = self._rng.choice(liked), tuple(example.prompt)
+        drawn = [self._rng.choice(self._liked) for _ in range(CANDIDATES)]
+        unrelated = [reply for to, reply in drawn if to != prompt and tuple(reply) not in self._given[prompt]]
+        return Contrast(own, max(unrelated, key=lambda reply: _shared(own, reply))) if unrelated else None
 
 
-def _overlap(one: set[int], other: set[int]) -> float:
-    return len(one & other) / len(one | other)
+def _shared(one: Sequence[int], other: Sequence[int]) -> float:
+    """The share of tokens that both have, of those that either has."""
+    return len(set(one) & set(other)) / len(set(one) | set(other))
 
 
 def _shown(example: VoteExample) -> list[list[int]]:
@@ -64,6 +64,9 @@ def _shown(example: VoteExample) -> list[list[int]]:
 
 
 def _liked(example: VoteExample) -> Iterator[list[int]]:
+    """Of a tie, both: neither is bad. A vote without weight says nothing."""
+    if example.weight == 0:
+        return
     if not isinstance(example, PairExample):
         if example.up > 0.5:
             yield example.reply
@@ -72,10 +75,3 @@ def _liked(example: VoteExample) -> Iterator[list[int]]:
             yield example.left
         if example.outcome != LEFT:
             yield example.right
-
-
-def _bearable(example: VoteExample) -> Iterator[list[int]]:
-    if isinstance(example, PairExample) and example.outcome != BOTH_BAD:
-        yield from (example.left, example.right)
-    else:
-        yield from _liked(example)
