@@ -1,8 +1,8 @@
 """The reward model: an ensemble of small adapters and heads on the frozen backbone, fitted to votes.
 
-Each member gives one score, at a reply's last token (its end). The layers below the adapters run once for all
-members, and so does what they all read of the frozen model. Members differ in their start and in the weight that each vote carries (the Bayesian bootstrap: Rubin 1981),
-so that they agree where the votes speak clearly and differ where they do not.
+Each member gives one score, at a reply's last token (its end). What is frozen runs once for all members. They differ in
+their random start alone, which is enough for them to differ where the votes do not speak clearly (deep ensembles:
+Lakshminarayanan et al. 2017, arXiv 1612.01474).
 
 Shapes: M members, B sequences, T tokens, H hidden.
 """
@@ -218,8 +218,6 @@ def fit(
     surface_EF = _standardised(examples)
     elements = _elements(examples)
     unrelated = Unrelated(examples, config.unrelated_share, seed)
-    bootstrap_ML = torch.empty(config.members, len(elements)).exponential_(generator=generator)
-    bootstrap_ML = 1.0 + config.bootstrap_spread * (bootstrap_ML - 1.0)
     optimizer = torch.optim.AdamW(
         [*model.parameters(), *(p for vote_model in votes for p in vote_model.parameters())],
         lr=config.learning_rate,
@@ -236,13 +234,11 @@ def fit(
     for epoch in range(config.epochs):
         for batch in bucketed(lengths_L, config.batch_size, generator):
             index = [i for element in batch.tolist() for i in elements[element]]
-            counts = torch.tensor([len(elements[element]) for element in batch.tolist()])
             optimizer.zero_grad(set_to_none=True)
             loss = _differentiate(
                 model,
                 votes,
                 [examples[i] for i in index],
-                bootstrap_ML[:, batch].repeat_interleave(counts, dim=1),
                 surface_EF[index],
                 [unrelated.draw(examples[i]) for i in index],
                 elements=len(batch),
@@ -347,13 +343,13 @@ def _lay_out(examples: Sequence[VoteExample], contrasts: Sequence[Contrast | Non
     unrelated: list[list[int]] = []
     for example, contrast in zip(examples, contrasts, strict=True):
         if isinstance(example, PairExample):
-            sides = (example.left, example.right)
-            pairs.append([place(example, side) for side in sides])
-            places = pairs[-1]
+            sides = [example.left, example.right]
+            places = [place(example, side) for side in sides]
+            pairs.append(places)
         else:
-            sides = (example.reply,)
-            thumbs.append(place(example, example.reply))
-            places = thumbs[-1:]
+            sides = [example.reply]
+            places = [place(example, example.reply)]
+            thumbs += places
         if contrast is not None:
             unrelated.append([places[sides.index(contrast.own)], place(example, contrast.unrelated)])
     pairs_P2, contrasts_U2 = (torch.tensor(each, dtype=torch.long).view(-1, 2) for each in (pairs, unrelated))
@@ -364,7 +360,6 @@ def _differentiate(
     model: RewardModel,
     votes: Sequence[VoteModel],
     examples: Sequence[VoteExample],
-    bootstrap_MS: Tensor,
     surface_EF: Tensor,
     contrasts: Sequence[Contrast | None],
     *,
@@ -388,20 +383,20 @@ def _differentiate(
     ups_S = torch.tensor([e.up for _, e in thumbs])
 
     def backward(index: int) -> float:
-        vote_model, weights = votes[index], weight_S * bootstrap_MS[index]
+        vote_model = votes[index]
         scores_BR1 = cast(Member, model.members[index])(model.backbone, shared, batch)
         scores_B = scores_BR1.gather(1, batch.reply_lengths_B[:, None]).squeeze(1).cpu()  # votes are few
         left_P, right_P = scores_B[layout.pairs_P2].unbind(1)
         loss = vote_model.prior_nll() / total
         if pairs:
             nll_P = vote_model.pair_nll(left_P, right_P, outcomes_P) + config.centring * (left_P + right_P) ** 2
-            loss = loss + (nll_P * weights[pair_rows]).sum() / elements
+            loss = loss + (nll_P * weight_S[pair_rows]).sum() / elements
         if thumbs:
             nll_S = vote_model.thumb_nll(scores_B[layout.thumbs_S], users_S, ups_S, surface_EF[thumb_rows])
-            loss = loss + config.thumb_weight * (nll_S * weights[thumb_rows]).sum() / elements
+            loss = loss + config.thumb_weight * (nll_S * weight_S[thumb_rows]).sum() / elements
         if len(layout.contrasts_U2):
             nll_U = vote_model.unrelated_nll(*scores_B[layout.contrasts_U2].unbind(1))
-            loss = loss + (nll_U * weights[contrast_rows]).sum() / elements
+            loss = loss + (nll_U * weight_S[contrast_rows]).sum() / elements
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.item()
 

@@ -90,8 +90,8 @@ class Independent:
         return [rows[t][token] - torch.log(rows[t].exp().sum()) for t, token in enumerate(reply)]
 
     def surprise(self, frozen: Mapping[str, Tensor], prompt: list[int], reply: list[int]) -> Tensor:
-        """(R, 2): eight units a nat, at temperature 1, and no less than −12 nats."""
-        logprobs = [8.0 * nats.clamp(min=-12.0) for nats in self.logprobs(frozen, prompt, reply, 1.0)]
+        """(R, 2): four units a nat, at temperature 1, and no less than −12 nats."""
+        logprobs = [4.0 * nats.clamp(min=-12.0) for nats in self.logprobs(frozen, prompt, reply, 1.0)]
         return torch.stack([torch.stack([each, min(logprobs[: t + 1])]) for t, each in enumerate(logprobs)])
 
     def values(

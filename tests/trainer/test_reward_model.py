@@ -78,7 +78,7 @@ def surprise_columns(backbone: Backbone, prompt: list[int], reply: list[int]) ->
     """(R, 2), by transformers' own forward pass over the one sequence."""
     logits = backbone.model(torch.tensor([prompt + reply])).logits[0].float()
     table = torch.log_softmax(logits[len(prompt) - 1 : -1], -1)
-    logprobs = 8.0 * torch.stack([row[token].clamp(min=-12.0) for row, token in zip(table, reply, strict=True)])
+    logprobs = 4.0 * torch.stack([row[token].clamp(min=-12.0) for row, token in zip(table, reply, strict=True)])
     return torch.stack([logprobs, torch.stack([logprobs[: t + 1].min() for t in range(len(reply))])], 1)
 
 
@@ -165,7 +165,7 @@ def test_both_bad_is_a_verdict_on_each_reply_and_a_vote_without_weight_says_noth
     """The unliked replies are only ever seen in pairs of two bad ones: a plain tie would teach nothing of them."""
     rng = random.Random(9)
     examples: list[VoteExample] = []
-    for number in range(150):
+    for number in range(220):
         left, right = _reply(rng, False), _reply(rng, False)
         examples.append(PairExample(_prompt(rng), left, right, BOTH_BAD, 0, 1.0, number))
         examples.append(ThumbExample(_prompt(rng), _reply(rng, True), 1.0, 0, 1.0, number))
