@@ -132,7 +132,7 @@ def test_its_probabilities_are_calibrated(fitted: Fitted) -> None:
 
 def test_calibration_does_not_depend_on_the_units_that_scores_are_told_in(fitted: Fitted) -> None:
     model, votes, _ = fitted
-    held_out = _pairs(100, seed=5)
+    held_out = _pairs(300, seed=5)
     before = assess(model, votes, held_out)
     model.standardise(*_replies(100))
     after = assess(model, votes, held_out)

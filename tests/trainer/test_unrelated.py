@@ -98,7 +98,7 @@ def test_it_learns_from_them_that_a_reply_should_be_to_the_point(backbone: Backb
         return prompt, _greedy(backbone, prompt)
 
     votes: list[VoteExample] = []
-    for number in range(96):
+    for number in range(192):
         prompt, reply = asked()
         votes.append(ThumbExample(prompt, reply, float(number % 4 > 0), 0, 1.0, number))
     fresh = [asked() for _ in range(60)]
@@ -111,7 +111,7 @@ def test_it_learns_from_them_that_a_reply_should_be_to_the_point(backbone: Backb
         return float((own > unrelated).float().mean())
 
     assert wins(0.5) > 0.9
-    assert wins(0.0) < 0.8
+    assert wins(0.0) < 0.6
 
 
 @torch.no_grad()
