@@ -31,7 +31,15 @@ from trainer.sft import imitate
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 LORA = LoraConfig(rank=8, alpha=16.0)
-MEMBERS = RewardModelConfig(members=2, adapted_share=0.7, epochs=4, batch_size=8, learning_rate=1e-2, lora=LORA)
+MEMBERS = RewardModelConfig(
+    members=2,
+    adapted_share=0.7,
+    epochs=4,
+    batch_size=8,
+    learning_rate=1e-2,
+    unrelated_share=0.0,  # no reply here has to do with its prompt
+    lora=LORA,
+)
 PROMPTS = [[number, number + 1] for number in range(5, 45)]
 LIMITS = GateLimits(max_perplexity=1e9)  # a random model finds every deliberate reply surprising
 TOLERANT = LIMITS.model_copy(update={"max_set_fall": 1.0})  # where the sets here are not what is tested
