@@ -53,7 +53,7 @@ def contributions(model: RewardModel, rollouts: Sequence[Rollout]) -> list[list[
     batch = Batch.of([r.prompt for r in rollouts], [r.reply for r in rollouts], device)
     result: list[list[float]] = [[] for _ in rollouts]
     for part in batch.by_length(passes(device).scoring_tokens):
-        gains_BR = model.running_scores(model.lower(part.batch), part.batch).mean(0).diff(dim=1)
+        gains_BR = model.running_scores(model.shared(part.batch), part.batch).mean(0).diff(dim=1)
         for row, gains in zip(part.replies.tolist(), gains_BR.tolist(), strict=True):
             result[row] = gains[: len(rollouts[row].reply)]
     return result

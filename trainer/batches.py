@@ -187,3 +187,8 @@ class Part:
     rows: Tensor  # on the CPU, as batches are cut there; the others are where the batch is
     replies: Tensor
     tokens: Tensor
+
+    @property
+    def read(self) -> Tensor:
+        """Where the tokens that are read lie in the whole batch."""
+        return self.tokens[self.batch.read_C]

@@ -43,6 +43,10 @@ class RewardModelConfig(Frozen):
     surface_intercept_std: float = Field(1.0, gt=0)
     """Prior standard deviation of what a reply's length, language and form do to a thumb, whatever the reply says."""
 
+    unrelated_share: float = Field(0.5, ge=0, le=1)
+    """Of the votes, each time that they are read: so many come with a reply to another prompt, against which a reply
+    that people liked should win (arXiv 2409.13156). 0: none do."""
+
     weight_decay: float = Field(0.01, ge=0)
     lora: LoraConfig = LoraConfig()
 

@@ -23,7 +23,7 @@ from trainer.lora import LoraAdapter
 from trainer.reward_model import Member, RewardModel, readout
 from trainer.trainable import FullWeights, Trainable, leaves
 
-HEAD, SHIFT = "value.head", "value.shift"  # among a critic's weights
+HEAD, SURPRISE, SHIFT = "value.head", "value.surprise_head", "value.shift"  # among a critic's weights
 
 
 class Critic(nn.Module, ABC):
@@ -31,6 +31,7 @@ class Critic(nn.Module, ABC):
         super().__init__()
         member = cast(Member, reward_model.members[0])
         self.head = nn.Parameter(member.head.detach() * reward_model.gain_M[0])
+        self.surprise_head = nn.Parameter(member.surprise_head.detach() * reward_model.gain_M[0])
         self.shift = nn.Parameter(reward_model.shift_M[0].clone())
 
     @abstractmethod
@@ -48,26 +49,28 @@ class Critic(nn.Module, ABC):
 
     def merged(self) -> Weights:
         """As they run, the head among them."""
-        return {HEAD: self.head, SHIFT: self.shift}
+        return {HEAD: self.head, SURPRISE: self.surprise_head, SHIFT: self.shift}
 
     @contextmanager
     def merged_once(self, copies: int) -> Iterator[list[Weights]]:
         """Its weights, with the head among them, for any number of backward passes: see `trainable.leaves`."""
-        with leaves({HEAD: self.head, SHIFT: self.shift}, None, copies) as heads, self._layers(copies) as layers:
+        with leaves(Critic.merged(self), None, copies) as heads, self._layers(copies) as layers:
             yield [head | layer for head, layer in zip(heads, layers, strict=True)]
 
     def _layers(self, copies: int) -> AbstractContextManager[list[dict[str, Tensor]]]:
         return nullcontext([{} for _ in range(copies)])
 
-    def values(self, frozen: Tensor, batch: Batch, weights: Weights) -> Tensor:
-        """(B, R): V_t, read where token t is predicted from."""
+    def values(self, frozen: Tensor, surprise_CF: Tensor, batch: Batch, weights: Weights) -> Tensor:
+        """(B, R): V_t, read where token t is predicted from. surprise_CF: see `trainer.surprise`."""
         states_CH = self.states(frozen, batch, weights)
-        return readout(states_CH, batch, weights[HEAD])[:, :-1] + weights[SHIFT]
+        scores_BR1 = readout(states_CH, surprise_CF, batch, weights[HEAD], weights[SURPRISE])
+        return scores_BR1[:, :-1] + weights[SHIFT]
 
     @torch.no_grad()
     def rescale(self, scale: float, shift: float) -> None:
         """V becomes scale · V + shift."""
         self.head.mul_(scale)
+        self.surprise_head.mul_(scale)
         self.shift.mul_(scale).add_(shift)
 
 
@@ -78,7 +81,7 @@ class HeadCritic(Critic):
         return member_CH
 
     def kept(self, part: Part) -> Tensor:
-        return part.tokens[part.batch.read_C]
+        return part.read
 
     def states(self, frozen: Tensor, batch: Batch, weights: Weights) -> Tensor:
         return frozen

@@ -79,6 +79,11 @@ class VoteModel(nn.Module):
         down = self._thumb_log_probability(left_P, 0.0, False) + self._thumb_log_probability(right_P, 0.0, False)
         return relative - torch.where(outcome_P == BOTH_BAD, down, torch.zeros_like(down))
 
+    def unrelated_nll(self, own_U: Tensor, unrelated_U: Tensor) -> Tensor:
+        """That a prompt's own reply is better than another prompt's: nobody was shown them, so that no place on the
+        screen and no tie plays a part."""
+        return -floored(torch.sigmoid(own_U - unrelated_U), self.label_noise, 2).log()
+
     def thumb_nll(self, scores_S: Tensor, user_S: Tensor, up_S: Tensor, surface_SF: Tensor | None = None) -> Tensor:
         """`up_S`: 1 for up, 0 for down, between for a rating. `user_S`: index, −1 for someone unknown. `surface_SF`:
         each column with mean 0 and standard deviation 1 over the votes."""

@@ -30,8 +30,9 @@ from trainer.iteration import Iteration
 from trainer.logprobs import reply_logprobs, reply_logprobs_and_entropy, score_logprobs
 from trainer.losses import adapt_kl_coefficient, importance_weights, policy_loss, value_loss
 from trainer.reward import Composer, Facts, Reward
-from trainer.reward_model import RewardModel
+from trainer.reward_model import RewardModel, Shared
 from trainer.sampler import Rollout, Samples
+from trainer.surprise import COLUMNS, surprise
 from trainer.trainable import Trainable, differentiate
 from trainer.workers import each_part
 
@@ -43,6 +44,7 @@ class Experience:
     batch: Batch
     policy_NH: Tensor  # what the layers below the policy's own give
     critic_NH: Tensor  # what of the critic does not change, where it needs any
+    surprise_NF: Tensor  # of the tokens that are read (see `trainer.surprise`)
     mask_BR: Tensor
     logprobs_BR: Tensor  # the trainer's own, of the policy that sampled
     reference_BR: Tensor
@@ -201,6 +203,7 @@ class Ppo:
             torch.zeros(len(batch.ids_N), backbone.hidden_size, dtype=backbone.dtype, device=batch.device)
             for _ in range(2)
         )
+        surprise_NF = torch.zeros(len(batch.ids_N), COLUMNS, device=batch.device)
         reference_BR, logprobs_BR, entropy_BR, values_BR = (
             torch.zeros(mask_BR.shape, device=batch.device) for _ in range(4)
         )
@@ -218,19 +221,25 @@ class Ppo:
             policy_NH[part.tokens] = below = backbone.run(shared, piece, trunk, self.policy.first)
             lower = backbone.run(shared, piece, trunk, first)
             reference = backbone.run(lower, piece, first, backbone.depth)
-            reference_BR[rows, :steps] = reply_logprobs(backbone, reference, piece, temperature)
+            likely = reply_logprobs(backbone, reference, piece, 1.0)  # as the reward model was fitted to read it
+            if temperature == 1.0:
+                reference_BR[rows, :steps] = likely
+            else:
+                reference_BR[rows, :steps] = reply_logprobs(backbone, reference, piece, temperature)
+            frozen = Shared(lower, surprise(likely, piece))
+            surprise_NF[part.read] = frozen.surprise_CF
             policy = self._policy_states(below, piece, weights)
             logprobs_BR[rows, :steps], entropy_BR[rows, :steps] = reply_logprobs_and_entropy(
                 backbone, policy, piece, temperature, weights
             )
-            states = self.reward_model.states(lower, piece, members)
-            scores_MB[:, rows] = self.reward_model.scores_of(states, piece)
+            states = self.reward_model.states(frozen, piece, members)
+            scores_MB[:, rows] = self.reward_model.scores_of(states, frozen, piece)
             if self.judge is not None and judge_B is not None:
-                judge_B[rows] = self.judge.scores(lower, piece, judges).mean(0)
+                judge_B[rows] = self.judge.scores(frozen, piece, judges).mean(0)
             if self.critic is not None:
-                frozen = self.critic.frozen(lower, states[0])
-                critic_NH[self.critic.kept(part)] = frozen
-                values_BR[rows, :steps] = self.critic.values(frozen, piece, critic_weights)
+                kept = self.critic.frozen(lower, states[0])
+                critic_NH[self.critic.kept(part)] = kept
+                values_BR[rows, :steps] = self.critic.values(kept, frozen.surprise_CF, piece, critic_weights)
 
         each_part(batch.by_length(self.pass_tokens), score)
         sampler_BR = torch.zeros(mask_BR.shape)
@@ -253,6 +262,7 @@ class Ppo:
             batch,
             policy_NH,
             critic_NH,
+            surprise_NF,
             mask_BR,
             logprobs_BR,
             reference_BR,
@@ -357,7 +367,9 @@ class Ppo:
             mask = piece.reply_mask_BR
             steps = mask.shape[1]
             missed = value_loss(
-                critic.values(experience.critic_NH[critic.kept(part)], piece, weights),
+                critic.values(
+                    experience.critic_NH[critic.kept(part)], experience.surprise_NF[part.read], piece, weights
+                ),
                 experience.values_BR[replies, :steps],
                 returns_BR[replies, :steps],
                 mask,

@@ -1,8 +1,8 @@
 """The reward model: an ensemble of small adapters and heads on the frozen backbone, fitted to votes.
 
-Each member gives one score, at a reply's last token (its end). The layers below the adapters run once for all
-members. Members differ in their start and in the weight that each vote carries (the Bayesian bootstrap: Rubin 1981),
-so that they agree where the votes speak clearly and differ where they do not.
+Each member gives one score, at a reply's last token (its end). What is frozen runs once for all members. They differ in
+their random start alone, which is enough for them to differ where the votes do not speak clearly (deep ensembles:
+Lakshminarayanan et al. 2017, arXiv 1612.01474).
 
 Shapes: M members, B sequences, T tokens, H hidden.
 """
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -29,15 +29,25 @@ from trainer.examples import SURFACES, PairExample, ThumbExample, VoteExample
 from trainer.fused import precise
 from trainer.likelihood import VoteModel
 from trainer.lora import LoraAdapter
+from trainer.surprise import COLUMNS, surprise_of
+from trainer.unrelated import Contrast, Unrelated
 from trainer.workers import each_part, side_by_side
+
+
+class Shared(NamedTuple):
+    """What all members read of a batch: frozen, so computed once."""
+
+    lower_NH: Tensor  # what the layers below the adapters give
+    surprise_CF: Tensor  # of the whole frozen model (see `trainer.surprise`)
 
 
 class Member(nn.Module):
     """One adapter over the upper layers and a linear head, drawn from N(0, 1/√(d+1)) (Stiennon et al. 2020).
 
     The head reads the hidden state of a position and the mean of the reply's states up to it: manner shows anywhere in
-    a reply, and a small model's last state alone remembers little of it. Both are causal, so that every position has
-    a score: what the reply would be worth if it ended there. The critic starts from just that.
+    a reply, and a small model's last state alone remembers little of it. A second head reads in the same way how likely
+    the frozen model finds the tokens, which tells whether they are to the point. All is causal, so that every position
+    has a score: what the reply would be worth if it ended there. The critic starts from just that.
     """
 
     def __init__(self, backbone: Backbone, config: RewardModelConfig, first: int, seed: int) -> None:
@@ -47,22 +57,29 @@ class Member(nn.Module):
         width = 2 * backbone.hidden_size
         head = torch.randn(width, generator=generator) / math.sqrt(width + 1)
         self.head = nn.Parameter(head.to(backbone.device))
+        self.surprise_head = nn.Parameter(torch.zeros(2 * COLUMNS, device=backbone.device))
 
-    def states(self, backbone: Backbone, lower_NH: Tensor, batch: Batch, weights: Weights | None = None) -> Tensor:
+    def states(self, backbone: Backbone, shared: Shared, batch: Batch, weights: Weights | None = None) -> Tensor:
         """(C, H): what the head reads. weights: the adapter's, merged, where the caller has them."""
         weights = self.adapter.merged() if weights is None else weights
-        return backbone.normed(backbone.run(lower_NH, batch, self.adapter.first, backbone.depth, weights))
+        return backbone.normed(backbone.run(shared.lower_NH, batch, self.adapter.first, backbone.depth, weights))
 
-    def forward(self, backbone: Backbone, lower_NH: Tensor, batch: Batch) -> Tensor:
+    def forward(self, backbone: Backbone, shared: Shared, batch: Batch) -> Tensor:
         """(B, R + 1), fp32: the score before a reply's first token, and after each of its tokens."""
-        return readout(self.states(backbone, lower_NH, batch), batch, self.head)
+        return self.readout(self.states(backbone, shared, batch), shared, batch)
+
+    def readout(self, states_CH: Tensor, shared: Shared, batch: Batch) -> Tensor:
+        """As `forward`, where the caller has the states."""
+        return readout(states_CH, shared.surprise_CF, batch, self.head, self.surprise_head)
 
 
-def readout(normed_CH: Tensor, batch: Batch, head: Tensor) -> Tensor:
-    """(B, R + 1), fp32: a head's score before a reply's first token, and after each of its tokens."""
-    here, mean = head.split(normed_CH.shape[1])  # type: ignore[no-untyped-call]
+def readout(normed_CH: Tensor, surprise_CF: Tensor, batch: Batch, head: Tensor, surprise_head: Tensor) -> Tensor:
+    """(B, R + 1), fp32: the heads' score before a reply's first token, and after each of its tokens."""
+    here, mean = head.chunk(2)
+    here_surprise, mean_surprise = surprise_head.chunk(2)
     states_CH = precise(normed_CH)
-    here_C, mean_C = states_CH @ here, states_CH @ mean
+    here_C = states_CH @ here + surprise_CF @ here_surprise
+    mean_C = states_CH @ mean + surprise_CF @ mean_surprise
     # A mean of projections is the projection of the mean, at a fraction of the memory.
     mean_BR = torch.cumsum(mean_C[batch.token_BR] * batch.reply_mask_BR, dim=1)
     after_BR = here_C[batch.token_BR] + mean_BR / torch.arange(1, mean_BR.shape[1] + 1, device=mean_BR.device)
@@ -88,40 +105,40 @@ class RewardModel(nn.Module):
     def backbone(self) -> Backbone:
         return self._backbone[0]
 
-    def lower(self, batch: Batch) -> Tensor:
-        """Hidden states below the adapters: frozen, so shared by everyone who reads them."""
-        with torch.no_grad():
-            return self.backbone.run(self.backbone.embed(batch), batch, 0, self.first)
+    @torch.no_grad()
+    def shared(self, batch: Batch) -> Shared:
+        lower_NH = self.backbone.run(self.backbone.embed(batch), batch, 0, self.first)
+        return Shared(lower_NH, surprise_of(self.backbone, lower_NH, batch, self.first))
 
     def merged(self) -> list[Weights]:
         """Each member's weights, to score several batches with."""
         return [cast(Member, member).adapter.merged() for member in self.members]
 
-    def states(self, lower_NH: Tensor, batch: Batch, merged: Sequence[Weights] | None = None) -> list[Tensor]:
+    def states(self, shared: Shared, batch: Batch, merged: Sequence[Weights] | None = None) -> list[Tensor]:
         """M times (C, H): what each member's head reads."""
         return [
-            cast(Member, member).states(self.backbone, lower_NH, batch, weights)
+            cast(Member, member).states(self.backbone, shared, batch, weights)
             for member, weights in zip(self.members, merged or self.merged(), strict=True)
         ]
 
-    def _raw(self, states: Sequence[Tensor], batch: Batch) -> Tensor:
-        last_B1 = batch.reply_lengths_B[:, None]
-        heads = [cast(Member, member).head for member in self.members]
-        each = [readout(states_CH, batch, head) for states_CH, head in zip(states, heads, strict=True)]
-        return torch.stack([scores_BR1.gather(1, last_B1).squeeze(1) for scores_BR1 in each])
-
-    def running_scores(self, lower_NH: Tensor, batch: Batch) -> Tensor:
+    def running_scores(self, shared: Shared, batch: Batch) -> Tensor:
         """(M, B, R + 1), standardised: before a reply's first token, and after each of its tokens."""
-        raw_MBR1 = torch.stack([member(self.backbone, lower_NH, batch) for member in self.members])
+        raw_MBR1 = torch.stack([member(self.backbone, shared, batch) for member in self.members])
         return raw_MBR1 * self.gain_M[:, None, None] + self.shift_M[:, None, None]
 
-    def scores(self, lower_NH: Tensor, batch: Batch, merged: Sequence[Weights] | None = None) -> Tensor:
+    def scores(self, shared: Shared, batch: Batch, merged: Sequence[Weights] | None = None) -> Tensor:
         """(M, B): mean 0 and standard deviation 1 over the reference policy's replies, member by member."""
-        return self.scores_of(self.states(lower_NH, batch, merged), batch)
+        return self.scores_of(self.states(shared, batch, merged), shared, batch)
 
-    def scores_of(self, states: Sequence[Tensor], batch: Batch) -> Tensor:
+    def scores_of(self, states: Sequence[Tensor], shared: Shared, batch: Batch) -> Tensor:
         """As `scores`, where the caller has the states."""
-        return self._raw(states, batch) * self.gain_M[:, None] + self.shift_M[:, None]
+        last_B1 = batch.reply_lengths_B[:, None]
+        each = [
+            cast(Member, member).readout(states_CH, shared, batch)
+            for member, states_CH in zip(self.members, states, strict=True)
+        ]
+        raw_MB = torch.stack([scores_BR1.gather(1, last_B1).squeeze(1) for scores_BR1 in each])
+        return raw_MB * self.gain_M[:, None] + self.shift_M[:, None]
 
     @torch.no_grad()
     def score(self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]) -> Tensor:
@@ -132,7 +149,7 @@ class RewardModel(nn.Module):
         merged = self.merged()
 
         def score(part: Part) -> None:
-            result_MB[:, part.replies] = self.scores(self.lower(part.batch), part.batch, merged)
+            result_MB[:, part.replies] = self.scores(self.shared(part.batch), part.batch, merged)
 
         each_part(batch.by_length(passes(device).scoring_tokens), score)
         return result_MB.cpu()
@@ -155,7 +172,9 @@ class RewardModel(nn.Module):
     def load(cls, folder: Path, backbone: Backbone) -> RewardModel:
         config = RewardModelConfig.model_validate_json((folder / "reward_model.json").read_text())
         model = cls(backbone, config, seed=0)
-        model.load_state_dict(load_file(folder / "reward_model.safetensors"))
+        # One that was fitted before there were surprise heads scores as it did: they start at 0.
+        new = {name: tensor for name, tensor in model.state_dict().items() if name.endswith(".surprise_head")}
+        model.load_state_dict(new | load_file(folder / "reward_model.safetensors"))
         return model
 
 
@@ -198,7 +217,7 @@ def fit(
     ]
     surface_EF = _standardised(examples)
     elements = _elements(examples)
-    bootstrap_ML = torch.empty(config.members, len(elements)).exponential_(generator=generator)
+    unrelated = Unrelated(examples, config.unrelated_share, seed)
     optimizer = torch.optim.AdamW(
         [*model.parameters(), *(p for vote_model in votes for p in vote_model.parameters())],
         lr=config.learning_rate,
@@ -215,14 +234,13 @@ def fit(
     for epoch in range(config.epochs):
         for batch in bucketed(lengths_L, config.batch_size, generator):
             index = [i for element in batch.tolist() for i in elements[element]]
-            counts = torch.tensor([len(elements[element]) for element in batch.tolist()])
             optimizer.zero_grad(set_to_none=True)
             loss = _differentiate(
                 model,
                 votes,
                 [examples[i] for i in index],
-                bootstrap_ML[:, batch].repeat_interleave(counts, dim=1),
                 surface_EF[index],
+                [unrelated.draw(examples[i]) for i in index],
                 elements=len(batch),
                 total=len(examples),
                 config=config,
@@ -295,12 +313,55 @@ def bucketed(lengths_E: Tensor, size: int, generator: torch.Generator, pool: int
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
+class _Layout(NamedTuple):
+    """Which replies a batch of votes reads, and where each vote finds its own."""
+
+    prompts: list[list[int]]
+    replies: list[list[int]]
+    pairs_P2: Tensor
+    thumbs_S: Tensor
+    contrasts_U2: Tensor  # the own reply, and the unrelated one
+
+
+def _lay_out(examples: Sequence[VoteExample], contrasts: Sequence[Contrast | None]) -> _Layout:
+    """Neighbours share their prompt, and the pairs of a ranking their replies too."""
+    prompts: list[list[int]] = []
+    replies: list[list[int]] = []
+    read: dict[tuple[int, tuple[int, ...], tuple[int, ...]], int] = {}
+
+    def place(example: VoteExample, reply: list[int]) -> int:
+        found = len(replies)
+        if isinstance(example, PairExample) and example.ranking is not None:
+            found = read.setdefault((example.ranking, tuple(example.prompt), tuple(reply)), found)
+        if found == len(replies):
+            prompts.append(example.prompt)
+            replies.append(reply)
+        return found
+
+    pairs: list[list[int]] = []
+    thumbs: list[int] = []
+    unrelated: list[list[int]] = []
+    for example, contrast in zip(examples, contrasts, strict=True):
+        if isinstance(example, PairExample):
+            sides = [example.left, example.right]
+            places = [place(example, side) for side in sides]
+            pairs.append(places)
+        else:
+            sides = [example.reply]
+            places = [place(example, example.reply)]
+            thumbs += places
+        if contrast is not None:
+            unrelated.append([places[sides.index(contrast.own)], place(example, contrast.unrelated)])
+    pairs_P2, contrasts_U2 = (torch.tensor(each, dtype=torch.long).view(-1, 2) for each in (pairs, unrelated))
+    return _Layout(prompts, replies, pairs_P2, torch.tensor(thumbs, dtype=torch.long), contrasts_U2)
+
+
 def _differentiate(
     model: RewardModel,
     votes: Sequence[VoteModel],
     examples: Sequence[VoteExample],
-    bootstrap_MS: Tensor,
     surface_EF: Tensor,
+    contrasts: Sequence[Contrast | None],
     *,
     elements: int,
     total: int,
@@ -310,44 +371,32 @@ def _differentiate(
     nothing that learns, so they go side by side."""
     pairs = [(i, e) for i, e in enumerate(examples) if isinstance(e, PairExample)]
     thumbs = [(i, e) for i, e in enumerate(examples) if isinstance(e, ThumbExample)]
-    # Neighbours share their prompt, and the pairs of a ranking their replies too.
-    prompts: list[list[int]] = []
-    replies: list[list[int]] = []
-    read: dict[tuple[int, tuple[int, ...], tuple[int, ...]], int] = {}
-
-    def place(example: PairExample, reply: list[int]) -> int:
-        found = len(replies)
-        if example.ranking is not None:
-            found = read.setdefault((example.ranking, tuple(example.prompt), tuple(reply)), found)
-        if found == len(replies):
-            prompts.append(example.prompt)
-            replies.append(reply)
-        return found
-
-    places = torch.tensor([[place(e, e.left), place(e, e.right)] for _, e in pairs], dtype=torch.long).view(-1, 2)
-    count = len(replies)
-    replies += [e.reply for _, e in thumbs]
-    batch = Batch.of(prompts + [e.prompt for _, e in thumbs], replies, model.backbone.device)
-    lower_NH = model.lower(batch)
+    layout = _lay_out(examples, contrasts)
+    batch = Batch.of(layout.prompts, layout.replies, model.backbone.device)
+    shared = model.shared(batch)
     weight_S = torch.tensor([example.weight for example in examples])
     pair_rows = torch.tensor([i for i, _ in pairs], dtype=torch.long)
     thumb_rows = torch.tensor([i for i, _ in thumbs], dtype=torch.long)
+    contrast_rows = torch.tensor([i for i, contrast in enumerate(contrasts) if contrast is not None], dtype=torch.long)
     outcomes_P = torch.tensor([e.outcome for _, e in pairs], dtype=torch.long)
     users_S = torch.tensor([e.user for _, e in thumbs], dtype=torch.long)
     ups_S = torch.tensor([e.up for _, e in thumbs])
 
     def backward(index: int) -> float:
-        vote_model, weights = votes[index], weight_S * bootstrap_MS[index]
-        scores_BR1 = cast(Member, model.members[index])(model.backbone, lower_NH, batch)
+        vote_model = votes[index]
+        scores_BR1 = cast(Member, model.members[index])(model.backbone, shared, batch)
         scores_B = scores_BR1.gather(1, batch.reply_lengths_B[:, None]).squeeze(1).cpu()  # votes are few
-        left_P, right_P, single_S = scores_B[places[:, 0]], scores_B[places[:, 1]], scores_B[count:]
+        left_P, right_P = scores_B[layout.pairs_P2].unbind(1)
         loss = vote_model.prior_nll() / total
         if pairs:
             nll_P = vote_model.pair_nll(left_P, right_P, outcomes_P) + config.centring * (left_P + right_P) ** 2
-            loss = loss + (nll_P * weights[pair_rows]).sum() / elements
+            loss = loss + (nll_P * weight_S[pair_rows]).sum() / elements
         if thumbs:
-            nll_S = vote_model.thumb_nll(single_S, users_S, ups_S, surface_EF[thumb_rows])
-            loss = loss + config.thumb_weight * (nll_S * weights[thumb_rows]).sum() / elements
+            nll_S = vote_model.thumb_nll(scores_B[layout.thumbs_S], users_S, ups_S, surface_EF[thumb_rows])
+            loss = loss + config.thumb_weight * (nll_S * weight_S[thumb_rows]).sum() / elements
+        if len(layout.contrasts_U2):
+            nll_U = vote_model.unrelated_nll(*scores_B[layout.contrasts_U2].unbind(1))
+            loss = loss + (nll_U * weight_S[contrast_rows]).sum() / elements
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.item()
 

@@ -55,7 +55,7 @@ def test_contributions_add_up_to_the_score_and_name_the_token_that_matters(model
     scores = model.score(prompts, replies).mean(0)
     batch = Batch.of(prompts, replies)
     with torch.no_grad():
-        silence = model.running_scores(model.lower(batch), batch).mean(0)[:, 0]
+        silence = model.running_scores(model.shared(batch), batch).mean(0)[:, 0]
     for row, gains in enumerate(found):
         assert len(gains) == len(rollouts[row].reply)
         assert sum(gains) == pytest.approx((scores[row] - silence[row]).item(), abs=1e-4)

@@ -82,16 +82,33 @@ class Independent:
             x = x + (gate * torch.sigmoid(gate) * up) @ weights[f"{layer}.mlp.down_proj.weight"].T
         return norm(x, "model.norm.weight")
 
-    def logprobs(self, weights: Mapping[str, Tensor], prompt: list[int], reply: list[int]) -> list[Tensor]:
-        logits = self.states(weights, prompt + reply) @ weights["lm_head.weight"].T / TEMPERATURE
+    def logprobs(
+        self, weights: Mapping[str, Tensor], prompt: list[int], reply: list[int], temperature: float = TEMPERATURE
+    ) -> list[Tensor]:
+        logits = self.states(weights, prompt + reply) @ weights["lm_head.weight"].T / temperature
         rows = logits[len(prompt) - 1 :]
         return [rows[t][token] - torch.log(rows[t].exp().sum()) for t, token in enumerate(reply)]
 
+    def surprise(self, frozen: Mapping[str, Tensor], prompt: list[int], reply: list[int]) -> Tensor:
+        """(R, 2): four units a nat, at temperature 1, and no less than −12 nats."""
+        logprobs = [4.0 * nats.clamp(min=-12.0) for nats in self.logprobs(frozen, prompt, reply, 1.0)]
+        return torch.stack([torch.stack([each, min(logprobs[: t + 1])]) for t, each in enumerate(logprobs)])
+
     def values(
-        self, weights: Mapping[str, Tensor], head: Tensor, shift: Tensor, prompt: list[int], reply: list[int]
+        self,
+        weights: Mapping[str, Tensor],
+        heads: tuple[Tensor, Tensor, Tensor],
+        prompt: list[int],
+        reply: list[int],
+        surprise: Tensor,
     ) -> list[Tensor]:
+        """heads: of the states, of the columns of `surprise`, which are 0 for the prompt, and a shift."""
+        *linear, shift = heads
         states = self.states(weights, prompt + reply)
-        here, mean = head.chunk(2)
+        columns = torch.cat([torch.zeros(len(prompt), 2, dtype=torch.float64), surprise])
+        states = torch.cat([states, columns], 1)
+        (here, mean), (here_too, mean_too) = (head.chunk(2) for head in linear)
+        here, mean = torch.cat([here, here_too]), torch.cat([mean, mean_too])
         found = []
         for t in range(len(reply)):
             value = states[len(prompt) + t - 1] @ here + shift
@@ -211,7 +228,9 @@ def test_advantages_losses_and_gradients_are_those_of_float64(precision: torch.d
         with torch.no_grad():
             old = independent.logprobs(old_weights, prompt, reply)
             ref = independent.logprobs(reference, prompt, reply)
-            old_values = independent.values(start, member.head.double() * gain, shift, prompt, reply)
+            surprise = independent.surprise(reference, prompt, reply)
+            heads = member.head.double() * gain, member.surprise_head.double() * gain, shift
+            old_values = independent.values(start, heads, prompt, reply, surprise)
         score = experience.reward.total_B[row].double().item()
         rewards = [-KL_COEFFICIENT * (old[t] - ref[t]).item() for t in range(len(reply))]
         rewards[-1] += score
@@ -222,7 +241,8 @@ def test_advantages_losses_and_gradients_are_those_of_float64(precision: torch.d
             each[t] = running
         advantages += each
         new = independent.logprobs(new_weights, prompt, reply)
-        values = independent.values(critic_weights, critic["head"], critic["shift"], prompt, reply)
+        heads = critic["head"], critic["surprise_head"], critic["shift"]
+        values = independent.values(critic_weights, heads, prompt, reply, surprise)
         for t in range(len(reply)):
             importance = min(float(torch.exp(old[t] - experience.sampler_BR[row, t].double())), CAP)
             policy_terms.append((torch.exp(new[t] - old[t]), importance))

@@ -123,7 +123,7 @@ def test_the_pairs_of_a_ranking_share_a_batch_in_which_each_reply_is_read_once(
         return made
 
     monkeypatch.setattr(reward_model.Batch, "of", counting)
-    config = CONFIG.model_copy(update={"epochs": 1, "batch_size": 8})
+    config = CONFIG.model_copy(update={"epochs": 1, "batch_size": 8, "unrelated_share": 0.0})
     steps: list[object] = []
     fit(shared_backbone, _ranked(16, seed=1), config, 0, steps.append)
     assert len(steps) == 2, "sixteen rankings, and not ninety-six pairs, are two batches of eight"

@@ -4,10 +4,12 @@ import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.trainer.models import END, VOCAB, make_backbone, read_whole
 from trainer.assessment import assess
@@ -22,7 +24,13 @@ from trainer.reward_model import FitEpoch, FitStep, Member, RewardModel, buckete
 pytestmark = pytest.mark.usefixtures("one_thread")
 LIKED = 7  # the token that people like to see in a reply
 CONFIG = RewardModelConfig(
-    members=2, adapted_share=1.0, epochs=4, batch_size=32, learning_rate=1e-2, lora=LoraConfig(rank=4, alpha=8.0)
+    members=2,
+    adapted_share=1.0,
+    epochs=4,
+    batch_size=32,
+    learning_rate=1e-2,
+    unrelated_share=0.0,  # no reply here has to do with its prompt
+    lora=LoraConfig(rank=4, alpha=8.0),
 )
 
 
@@ -63,6 +71,15 @@ def _thumbs(count: int, seed: int, user: int | None = None) -> list[VoteExample]
 def _replies(count: int, seed: int = 0) -> tuple[list[list[int]], list[list[int]]]:
     rng = random.Random(seed)
     return [_prompt(rng) for _ in range(count)], [_reply(rng, rng.random() < 0.5) for _ in range(count)]
+
+
+@torch.no_grad()
+def surprise_columns(backbone: Backbone, prompt: list[int], reply: list[int]) -> torch.Tensor:
+    """(R, 2), by transformers' own forward pass over the one sequence."""
+    logits = backbone.model(torch.tensor([prompt + reply])).logits[0].float()
+    table = torch.log_softmax(logits[len(prompt) - 1 : -1], -1)
+    logprobs = 4.0 * torch.stack([row[token].clamp(min=-12.0) for row, token in zip(table, reply, strict=True)])
+    return torch.stack([logprobs, torch.stack([logprobs[: t + 1].min() for t in range(len(reply))])], 1)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +132,7 @@ def test_its_probabilities_are_calibrated(fitted: Fitted) -> None:
 
 def test_calibration_does_not_depend_on_the_units_that_scores_are_told_in(fitted: Fitted) -> None:
     model, votes, _ = fitted
-    held_out = _pairs(100, seed=5)
+    held_out = _pairs(300, seed=5)
     before = assess(model, votes, held_out)
     model.standardise(*_replies(100))
     after = assess(model, votes, held_out)
@@ -148,7 +165,7 @@ def test_both_bad_is_a_verdict_on_each_reply_and_a_vote_without_weight_says_noth
     """The unliked replies are only ever seen in pairs of two bad ones: a plain tie would teach nothing of them."""
     rng = random.Random(9)
     examples: list[VoteExample] = []
-    for number in range(150):
+    for number in range(220):
         left, right = _reply(rng, False), _reply(rng, False)
         examples.append(PairExample(_prompt(rng), left, right, BOTH_BAD, 0, 1.0, number))
         examples.append(ThumbExample(_prompt(rng), _reply(rng, True), 1.0, 0, 1.0, number))
@@ -197,7 +214,10 @@ def test_a_score_is_read_at_the_last_real_token_and_padding_does_not_touch_it(fi
         weights = member.adapter.merged()
         hidden = model.backbone.run(model.backbone.embed(batch), batch, 0, model.backbone.depth, weights)
         states = model.backbone.normed(hidden)
+        columns = surprise_columns(model.backbone, prompt, reply)
+        here_too, mean_too = member.surprise_head.chunk(2)
         raw = states[-1] @ here + states[len(prompt) :].mean(0) @ mean
+        raw = raw + columns[-1] @ here_too + columns.mean(0) @ mean_too
         expected = raw * model.gain_M[0] + model.shift_M[0]
         assert together[0, row].item() == pytest.approx(expected.item(), abs=1e-3)
 
@@ -211,6 +231,34 @@ def test_saved_and_loaded_scores_are_identical(fitted: Fitted, shared_backbone: 
     assert loaded.config == CONFIG
     assert torch.equal(loaded.score(prompts, replies), model.score(prompts, replies))
     assert {path.suffix for path in (tmp_path / "reward_model").iterdir()} == {".safetensors", ".json"}
+
+
+def test_one_that_was_fitted_before_there_were_surprise_heads_scores_as_it_did(
+    fitted: Fitted, shared_backbone: Backbone, tmp_path: Path
+) -> None:
+    model, _, _ = fitted
+    model.save(tmp_path)
+    file = tmp_path / "reward_model.safetensors"
+    save_file({name: each for name, each in load_file(file).items() if "surprise" not in name}, file)
+    loaded = RewardModel.load(tmp_path, shared_backbone)
+    for old, new in zip(model.members, loaded.members, strict=True):
+        assert torch.equal(cast(Member, old).head, cast(Member, new).head)
+        assert not cast(Member, new).surprise_head.any()
+
+
+def test_what_all_members_read_is_the_frozen_models_and_causal(fitted: Fitted) -> None:
+    model, _, _ = fitted
+    prompts, replies = _replies(40, seed=17)
+    batch = Batch.of(prompts, replies)
+    columns_CF = model.shared(batch).surprise_CF
+    assert not columns_CF[batch.predicting_BR[:, 0]].any(), "of the prompt, nothing is read"
+    for row, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
+        found = columns_CF[batch.token_BR[row, : len(reply)]]
+        torch.testing.assert_close(found, surprise_columns(model.backbone, prompt, reply), rtol=1e-4, atol=1e-3)
+        half = Batch.of([prompt], [[*reply[: len(reply) // 2], 9, 9, 9]])
+        torch.testing.assert_close(
+            model.shared(half).surprise_CF[half.token_BR[0]][: len(reply) // 2], found[: len(reply) // 2]
+        )
 
 
 CRITICS = {"adapter": {}, "head": {"critic": "head"}, "full": {"method": "full"}}
@@ -231,14 +279,16 @@ def test_the_critic_starts_as_the_reward_models_first_member_in_the_rewards_unit
     critic = make_critic(model, critic_config)
     batch = Batch.of(prompts, replies)
 
-    def seen(batch: Batch) -> torch.Tensor:
-        lower = model.lower(batch)
-        return critic.frozen(lower, model.states(lower, batch)[0])
+    def values_of(batch: Batch) -> torch.Tensor:
+        shared = model.shared(batch)
+        frozen = critic.frozen(shared.lower_NH, model.states(shared, batch)[0])
+        return critic.values(frozen, shared.surprise_CF, batch, critic.merged())
 
-    values = critic.values(seen(batch), batch, critic.merged())
+    assert critic.surprise_head.any()
+    values = values_of(batch)
     # Extended by one token, the value before that token is what the first member thinks of the reply so far.
     extended = Batch.of(prompts, [[*reply, 9] for reply in replies])
-    before_it = critic.values(seen(extended), extended, critic.merged())
+    before_it = values_of(extended)
     last = before_it.gather(1, (extended.reply_lengths_B - 1)[:, None]).squeeze(1)
     torch.testing.assert_close(last, model.score(prompts, replies)[0], rtol=1e-4, atol=1e-4)
     # And every value is read one position before its token.
@@ -246,7 +296,7 @@ def test_the_critic_starts_as_the_reward_models_first_member_in_the_rewards_unit
         for t in range(len(replies[row])):
             seen = Batch.of([prompts[row]], [replies[row][:t] or [2]])
             if t:
-                expected = model.scores(model.lower(seen), seen)[0, 0]
+                expected = model.scores(model.shared(seen), seen)[0, 0]
                 assert values[row, t].item() == pytest.approx(expected.item(), abs=1e-3)
 
 
