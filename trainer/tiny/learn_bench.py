@@ -127,6 +127,7 @@ class Bench:
             "seed": config.seed,
             "votes": sum(sum(each["votes"].values()) for each in rounds),
             "win_rate": served[-1]["win_rate"] if served else [0.5, 0.5, 0.5],
+            "win_rate_decided": served[-1]["win_rate_decided"] if served else [0.5, 0.5, 0.5],
             "kl_nats": served[-1]["kl_nats"] if served else 0.0,
             "reward_model_accuracy": rounds[-1]["reward_model_accuracy"],
             "rounds": rounds,
@@ -250,8 +251,10 @@ class Bench:
             meets.append(satisfies(self.config.taste, verdict))
             if verdict.right is not None:
                 right.append(verdict.right)
+        decided = [win for win in wins if win != 0.5]
         return {
             "win_rate": [round(value, 4) for value in mean_interval(wins)],
+            "win_rate_decided": [round(value, 4) for value in mean_interval(decided)],  # where the taste prefers one
             "fits": round(float(np.mean(fits)), 4),
             "right": round(float(np.mean(right)), 4),  # of the answers that can be wrong
             "meets_taste": round(float(np.mean(meets)), 4),
