@@ -23,15 +23,18 @@ from trainer.lora import LoraAdapter
 from trainer.reward_model import Member, RewardModel, readout
 from trainer.trainable import FullWeights, Trainable, leaves
 
-HEAD, SURPRISE, SHIFT = "value.head", "value.surprise_head", "value.shift"  # among a critic's weights
+HEAD, SHIFT = "value.head", "value.shift"  # among a critic's weights
 
 
 class Critic(nn.Module, ABC):
+    surprise_head: Tensor
+
     def __init__(self, reward_model: RewardModel) -> None:
         super().__init__()
         member = cast(Member, reward_model.members[0])
         self.head = nn.Parameter(member.head.detach() * reward_model.gain_M[0])
-        self.surprise_head = nn.Parameter(member.surprise_head.detach() * reward_model.gain_M[0])
+        # It stays as it is: its inputs are so much larger than states that no rate suits both.
+        self.register_buffer("surprise_head", member.surprise_head.detach() * reward_model.gain_M[0])
         self.shift = nn.Parameter(reward_model.shift_M[0].clone())
 
     @abstractmethod
@@ -49,7 +52,7 @@ class Critic(nn.Module, ABC):
 
     def merged(self) -> Weights:
         """As they run, the head among them."""
-        return {HEAD: self.head, SURPRISE: self.surprise_head, SHIFT: self.shift}
+        return {HEAD: self.head, SHIFT: self.shift}
 
     @contextmanager
     def merged_once(self, copies: int) -> Iterator[list[Weights]]:
@@ -63,7 +66,7 @@ class Critic(nn.Module, ABC):
     def values(self, frozen: Tensor, surprise_CF: Tensor, batch: Batch, weights: Weights) -> Tensor:
         """(B, R): V_t, read where token t is predicted from. surprise_CF: see `trainer.surprise`."""
         states_CH = self.states(frozen, batch, weights)
-        scores_BR1 = readout(states_CH, surprise_CF, batch, weights[HEAD], weights[SURPRISE])
+        scores_BR1 = readout(states_CH, surprise_CF, batch, weights[HEAD], self.surprise_head)
         return scores_BR1[:, :-1] + weights[SHIFT]
 
     @torch.no_grad()

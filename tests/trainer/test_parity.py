@@ -241,7 +241,7 @@ def test_advantages_losses_and_gradients_are_those_of_float64(precision: torch.d
             each[t] = running
         advantages += each
         new = independent.logprobs(new_weights, prompt, reply)
-        heads = critic["head"], critic["surprise_head"], critic["shift"]
+        heads = critic["head"], member.surprise_head.double() * gain, critic["shift"]
         values = independent.values(critic_weights, heads, prompt, reply, surprise)
         for t in range(len(reply)):
             importance = min(float(torch.exp(old[t] - experience.sampler_BR[row, t].double())), CAP)
