@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 from sqlmodel import col, select
 
 import trainer.run
+import trainer.samplers
 from deploy import lease as leases
 from deploy import policies, rollout
 from deploy.artifacts import verify
@@ -91,7 +92,7 @@ def store(settings: Settings) -> Iterator[Store]:
 
 
 class QuickSampler(TorchSampler):
-    def __init__(self, folder: Path, *, end_id: int, max_model_len: int, sequences: int) -> None:
+    def __init__(self, folder: Path, device: torch.device, *, end_id: int, max_model_len: int, sequences: int) -> None:
         super().__init__(end_id)
 
 
@@ -327,7 +328,7 @@ def test_without_vllm_transformers_answers(
     settings: Settings, store: Store, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_votes(store, make_tokenizer())
-    monkeypatch.setattr(trainer.run, "find_spec", lambda name: None)
+    monkeypatch.setattr(trainer.samplers, "find_spec", lambda name: None)
     outcome = TrainingRunner(settings, store, QUICK, model, Console(file=io.StringIO())).run()
     (row,) = _rows(store, TrainingRun)
     assert row.policy_version == outcome.version is not None
