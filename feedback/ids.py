@@ -14,15 +14,17 @@ from typing import Any
 
 _lock = threading.Lock()
 _last = 0
+_STEP = 2**64 - 1
 
 
 def new_id(prefix: str) -> str:
     """`prefix` and 32 hexadecimal digits: `chatcmpl-0199...`."""
     global _last  # noqa: PLW0603 - order within the process is the point
-    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    drawn = secrets.randbits(80)  # once: while the kernel draws, another thread takes Python's lock
+    value = (time.time_ns() // 1_000_000) << 80 | drawn
     with _lock:
         if value >> 80 <= _last >> 80:  # the same millisecond, or a clock that was set back
-            value = _last + 1 + secrets.randbits(64)
+            value = _last + 1 + (drawn & _STEP)
         _last = value
     return f"{prefix}-{value:032x}"
 

@@ -245,5 +245,8 @@ def _judged(kind: str, found: Any) -> tuple[JudgedReply, ...]:
 
 
 def body_digest(kind: str, target_id: str, ballot: Ballot) -> str:
-    body = json.dumps([kind, target_id, ballot.values()], sort_keys=True, separators=(",", ":"))
+    body = _CANONICAL.encode([kind, target_id, ballot.values()])
     return hashlib.sha256(body.encode()).hexdigest()
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))  # json.dumps would make one for every vote

@@ -33,6 +33,7 @@ SETTINGS: list[tuple[str, type[BaseSettings]]] = [
 ]
 OTHERS = {
     "KUDOS_EXTRA": "Read by `make`: `cpu` or `gpu`, the engine to install. Unset: gpu where `nvidia-smi` works.",
+    "KUDOS_LEAN_LOGPROBS": "Set by `kudos serve` for its engines: see `server/lean_logprobs.py`. Leave it alone.",
     "KUDOS_PRELOADED": "Set by `kudos serve` for itself, when it restarts with its libraries loaded. Leave it alone.",
 }
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import MutableMapping
 from functools import partial
 from http import HTTPStatus
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,7 @@ class Edge:
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app = app
         self._services = services
+        self._series, self._numbers = new_id("req"), count(1)  # nobody need be unable to guess the name of a request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -125,7 +127,7 @@ class Edge:
                 "method": "GET",
             }  # what a GET answers; the body is dropped below us, where the method is known
         given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else new_id("req")
+        request_id = given if _REQUEST_ID.fullmatch(given) else f"{self._series}-{next(self._numbers)}"
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
         if scope["path"] == "/":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -146,7 +147,7 @@ class Settings(FeedbackSettings):
     def operator_key_path(self) -> Path:
         return self.home / "operator.key"
 
-    @property
+    @cached_property  # asked several times for each reply, and whether the folder is there takes a system call
     def model_name(self) -> str:
         """What clients put into `model`."""
         return Path(self.model).name if Path(self.model).is_dir() else self.model

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from feedback.replies import storable
+from server import lean_logprobs
 from server.engine import Chunk, Sampling
 from server.errors import EngineDead, EngineError, RequestRefused
 from server.settings import Settings
@@ -289,6 +290,7 @@ def _tokens(token_ids: Sequence[int]) -> dict[str, Any]:
 
 def _prepare_environment(settings: Settings) -> None:
     """Before vLLM or torch is imported."""
+    lean_logprobs.ask()
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ["DO_NOT_TRACK"] = "1"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")

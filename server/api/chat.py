@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from starlette.responses import JSONResponse
 
 from feedback.ids import new_id
 from server import shadow
 from server.answer import Answer
 from server.api.comparisons import open_duel
+from server.bare_route import BareRoute
 from server.chat_request import ChatRequest, check_model
 from server.completion import completion, usage_of_turns
 from server.context import question_of, read_question
@@ -28,7 +30,7 @@ from server.turn import Turn, begin, check_room
 from server.vocabulary import Vocabulary
 from server.wire import ChunkWriter, parse, read_json
 
-router = APIRouter(prefix="/v1", tags=["chat"])
+router = APIRouter(prefix="/v1", tags=["chat"], route_class=BareRoute)
 
 _NEXT = {
     "vote": link("put_feedback", reply_id="choices/0/reply_id"),
@@ -39,20 +41,20 @@ _NEXT = {
 
 
 @router.get("/models", response_model=shapes.Models)
-async def models(request: Request) -> dict[str, Any]:
+async def models(request: Request) -> Response:
     """The one model that requests may name. Which policy stands behind it, `system_fingerprint` tells."""
     services = services_of(request)
     await services.identity(request, Scope.CHAT)
-    return {"object": "list", "data": [_model(services)]}
+    return JSONResponse({"object": "list", "data": [_model(services)]})
 
 
 @router.get("/models/{model:path}", response_model=shapes.Model)
-async def model(request: Request, model: str) -> dict[str, Any]:
+async def model(request: Request, model: str) -> Response:
     """The model by its name."""
     services = services_of(request)
     await services.identity(request, Scope.CHAT)
     check_model(model, services.settings)
-    return _model(services)
+    return JSONResponse(_model(services))
 
 
 def _model(services: Services) -> dict[str, Any]:
