@@ -117,7 +117,7 @@ class PpoConfig(Frozen):
     replies_per_prompt: int = Field(1, ge=1)
     """In one iteration. rloo needs two or more."""
 
-    iterations: int = Field(12, ge=1)
+    iterations: int = Field(16, ge=1)
     batch_size: int = Field(96, ge=2)
     minibatches: int = Field(2, ge=1)
     epochs: int = Field(2, ge=1)
@@ -137,7 +137,7 @@ class PpoConfig(Frozen):
     clip: float = Field(0.2, gt=0)
     value_clip: float = Field(0.2, gt=0)
     value_coefficient: float = Field(0.1, ge=0)
-    kl_coefficient: float = Field(0.2, ge=0)
+    kl_coefficient: float = Field(0.1, ge=0)
     kl_target_nats: float = Field(3.0, gt=0)
     """Per reply, against the reference. The adaptive controller steers the coefficient towards it."""
 
