@@ -111,9 +111,8 @@ def bursts(
         return
     for each in found:
         took = (each.ended - each.began).total_seconds()
-        typer.echo(
-            f"{each.user_id}: {len(each.vote_ids)} votes within {took:.0f} s from {each.began:%Y-%m-%d %H:%M:%S}"
-        )
+        began = f"{each.began:%Y-%m-%d %H:%M:%S}"
+        typer.echo(f"{each.user_id}: {len(each.vote_ids)} votes within {took:.0f} s from {began} UTC")
     if not limit:
         typer.echo("nobody looks for bursts: KUDOS_BURST_VOTES_PER_MINUTE is 0")
     elif not found:

@@ -1,9 +1,9 @@
 """Votes to training samples, each of which names the vote that it came from.
 
 Only effective, unquarantined votes of users who agreed and are not erased, on replies that ended well, were sampled
-freely by one policy from end to end, and were not deleted; and none that came in a burst (`feedback.bursts`). What a sample is worth to a model is not decided here: a
-`both_bad` stays a `both_bad`, and a flag stays a flag. No tokeniser: ids are those that the engine recorded, or None
-where the reply was imported as text.
+freely by one policy from end to end, and were not deleted; and none that came in a burst (`feedback.bursts`). What a
+sample is worth to a model is not decided here: a `both_bad` stays a `both_bad`, and a flag stays a flag. No tokeniser:
+ids are those that the engine recorded, or None where the reply was imported as text.
 """
 
 from array import array

@@ -100,7 +100,8 @@ class RunRecords:
             of = session.get_one(TrainingRun, self.run_id).metrics.get("samples") or {}
         if not of.get("burst_votes"):
             return ""
-        return f"{of['burst_votes']} votes of {of['burst_users']} people are in quarantine: bursts"
+        people = "1 person" if of["burst_users"] == 1 else f"{of['burst_users']} people"
+        return f"{of['burst_votes']} votes of {people} in quarantine: bursts"
 
     def lineage(self, samples: SampleSet) -> None:
         with self.store.write() as session:

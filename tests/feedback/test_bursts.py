@@ -3,6 +3,7 @@
 import json
 import random
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -75,7 +76,7 @@ def test_a_slow_voter_is_never_caught(pauses: list[float], most: int) -> None:
 def test_bursts_of_one_user_lie_apart(votes: list[Cast], most: int) -> None:
     found = bursts(votes, most)
     assert all(len(burst.vote_ids) > most for burst in found)
-    for one, next_one in zip(found, found[1:], strict=False):
+    for one, next_one in pairwise(found):
         assert one.user_id < next_one.user_id or one.ended <= next_one.began
     assert len(votes_in(found)) == sum(len(burst.vote_ids) for burst in found)
 
@@ -196,7 +197,7 @@ def test_the_command_says_who_and_when(settings: Settings, store: Store, monkeyp
         assert ended.exit_code == 0, ended.output
         return ended.output.strip()
 
-    assert said() == "bot: 31 votes within 30 s from 2026-01-01 12:00:30"
+    assert said() == "bot: 31 votes within 30 s from 2026-01-01 12:00:30 UTC"
     assert said("--votes-per-minute", "31") == "nobody cast more than 31 votes within a minute"
     whole = json.loads(said("--json"))
     assert whole["votes_per_minute"] == 30
