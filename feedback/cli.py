@@ -1,4 +1,4 @@
-"""`kudos feedback stats|import|export|erase|expire` and `kudos db migrate|check`.
+"""`kudos feedback stats|bursts|import|export|erase|expire` and `kudos db migrate|check`.
 
 What a program reads goes to standard output (`--json`, or the export itself); progress and words go to standard error.
 """
@@ -46,6 +46,7 @@ class Style(StrEnum):
 def register(app: typer.Typer) -> None:
     feedback = typer.Typer(no_args_is_help=True, help="The log of votes: look at it, import, export, erase.")
     feedback.command("stats")(stats)
+    feedback.command("bursts")(bursts)
     feedback.command("import")(import_)
     feedback.command("export")(export)
     feedback.command("erase")(erase)
@@ -78,6 +79,44 @@ def stats(json_: Json = False) -> None:
         words = ", ".join(f"{key} {number}" for key, number in value.items()) if isinstance(value, dict) else str(value)
         grid.add_row(name.replace("_", " "), words or "none")
     Console().print(grid)
+
+
+def bursts(
+    most: Annotated[
+        int | None, typer.Option("--votes-per-minute", min=1, help="Overrides KUDOS_BURST_VOTES_PER_MINUTE.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Show whose votes came faster than anybody reads, and when: they do not train."""
+    from feedback.bursts import find_bursts
+
+    with _store() as (settings, store), store.read() as session:
+        limit = settings.burst_votes_per_minute if most is None else most
+        found = find_bursts(session, limit)
+    if json_:
+        _print_json(
+            {
+                "votes_per_minute": limit,
+                "data": [
+                    {
+                        "user": each.user_id,
+                        "began": each.began.isoformat(),
+                        "ended": each.ended.isoformat(),
+                        "votes": len(each.vote_ids),
+                    }
+                    for each in found
+                ],
+            }
+        )
+        return
+    for each in found:
+        took = (each.ended - each.began).total_seconds()
+        began = f"{each.began:%Y-%m-%d %H:%M:%S}"
+        typer.echo(f"{each.user_id}: {len(each.vote_ids)} votes within {took:.0f} s from {began} UTC")
+    if not limit:
+        typer.echo("nobody looks for bursts: KUDOS_BURST_VOTES_PER_MINUTE is 0")
+    elif not found:
+        typer.echo(f"nobody cast more than {limit} votes within a minute")
 
 
 def import_(
@@ -135,7 +174,12 @@ def export(  # noqa: PLR0917 -- typer calls it by name
 
     plain, parquet = style is Style.PLAIN, output is not None and output.suffix == ".parquet"
     with _store() as (settings, store), store.read() as session, _replacing(output) as place:
-        rows = EXPORTS[format_.value](session, consent_default=settings.consent_default, plain=plain)
+        rows = EXPORTS[format_.value](
+            session,
+            consent_default=settings.consent_default,
+            plain=plain,
+            burst_votes_per_minute=settings.burst_votes_per_minute,
+        )
         if parquet and place is not None:
             count = write_parquet(rows, place, format_.value, plain=plain)
         elif place is not None:

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from sqlalchemy.orm import Session
 
+from feedback.bursts import find_bursts, votes_in
 from feedback.errors import ExportUnavailable
 from feedback.samples import CorrectionSample, PairSample, ThumbSample, stream
 from feedback.splits import Split
@@ -24,9 +25,11 @@ _ROWS = 1_000  # of a group in a Parquet file
 Row = dict[str, Any]
 
 
-def export_preference(session: Session, *, consent_default: bool, plain: bool = False) -> Iterator[Row]:
+def export_preference(
+    session: Session, *, consent_default: bool, plain: bool = False, burst_votes_per_minute: int = 0
+) -> Iterator[Row]:
     """`prompt`, `chosen`, `rejected`: for each choice with a winner, and each correction."""
-    for sample in _exported(session, consent_default):
+    for sample in _exported(session, consent_default, burst_votes_per_minute):
         if isinstance(sample, PairSample) and sample.choice in ("left", "right"):
             chosen, rejected = sample.left.text, sample.right.text
             if sample.choice == "right":
@@ -42,9 +45,11 @@ def export_preference(session: Session, *, consent_default: bool, plain: bool = 
         }
 
 
-def export_unpaired(session: Session, *, consent_default: bool, plain: bool = False) -> Iterator[Row]:
+def export_unpaired(
+    session: Session, *, consent_default: bool, plain: bool = False, burst_votes_per_minute: int = 0
+) -> Iterator[Row]:
     """`prompt`, `completion`, `label`. A rating above one half is a good reply; both_bad is two bad ones."""
-    for sample in _exported(session, consent_default):
+    for sample in _exported(session, consent_default, burst_votes_per_minute):
         if isinstance(sample, ThumbSample) and sample.label != 0.5:
             judged = [(sample.text, sample.label > 0.5)]
         elif isinstance(sample, PairSample) and sample.choice == "both_bad":
@@ -93,8 +98,11 @@ def write_parquet(rows: Iterator[Row], path: Path, format_: str, *, plain: bool 
     return count
 
 
-def _exported(session: Session, consent_default: bool) -> Iterator[ThumbSample | PairSample | CorrectionSample]:
-    for sample in stream(session, lambda _key: Split.TRAIN, consent_default=consent_default):
+def _exported(
+    session: Session, consent_default: bool, burst_votes_per_minute: int
+) -> Iterator[ThumbSample | PairSample | CorrectionSample]:
+    left_out = votes_in(find_bursts(session, burst_votes_per_minute))
+    for sample in stream(session, lambda _key: Split.TRAIN, consent_default=consent_default, left_out=left_out):
         # Calls of tools in a prompt are no text, and no two trainers spell them alike.
         if all(message["role"] in _MARKS and "tool_calls" not in message for message in sample.messages):
             yield sample

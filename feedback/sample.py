@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from feedback.bursts import Burst
 from feedback.schema import Thumb
 from feedback.splits import Split, SplitReport
 
@@ -98,6 +99,7 @@ class CorrectionSample(Sample):
 class SampleSet:
     split: SplitReport
     last_vote_id: int  # the newest effective vote in the log, used or not
+    bursts: list[Burst] = field(default_factory=list)  # whose votes were left out
     thumbs: list[ThumbSample] = field(default_factory=list)
     pairs: list[PairSample] = field(default_factory=list)
     corrections: list[CorrectionSample] = field(default_factory=list)

@@ -1,19 +1,20 @@
 """Votes to training samples, each of which names the vote that it came from.
 
 Only effective, unquarantined votes of users who agreed and are not erased, on replies that ended well, were sampled
-freely by one policy from end to end, and were not deleted. What a sample is worth to a model is not decided here: a
-`both_bad` stays a `both_bad`, and a flag stays a flag. No tokeniser: ids are those that the engine recorded, or None
-where the reply was imported as text.
+freely by one policy from end to end, and were not deleted; and none that came in a burst (`feedback.bursts`). What a
+sample is worth to a model is not decided here: a `both_bad` stays a `both_bad`, and a flag stays a flag. No tokeniser:
+ids are those that the engine recorded, or None where the reply was imported as text.
 """
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from sys import intern
 from typing import Any
 
 from sqlalchemy import FromClause, Select, Text, and_, cast, false, func, or_, select, union_all
 from sqlalchemy.orm import Session
 
+from feedback.bursts import find_bursts, votes_in
 from feedback.errors import UserErased
 from feedback.packing import unpack_ids
 from feedback.sample import CorrectionSample, PairSample, Sample, SampleSet, Side, ThumbSample
@@ -48,27 +49,32 @@ def collect(
     min_held_out: int = 20,
     max_weight_per_user: float | None = 100.0,
     max_votes: int | None = None,
+    burst_votes_per_minute: int = 0,
 ) -> SampleSet:
     """All samples at once. Run it in one `Store.read()`, whose snapshot keeps its passes over the log consistent.
 
     `max_votes` bounds memory: only the newest that many votes are used. To go through any number of samples without
-    holding them, use `stream`.
+    holding them, use `stream`. `burst_votes_per_minute`: as the setting; by itself it looks for none.
     """
+    found = find_bursts(session, burst_votes_per_minute)
+    left_out = votes_in(found)
     plan = plan_samples(
         session,
         consent_default=consent_default,
         held_out_fraction=held_out_fraction,
         min_held_out=min_held_out,
         max_votes=max_votes,
+        left_out=left_out,
     )
     last = session.execute(select(func.coalesce(func.max(effective_vote.c.id), 0))).scalar_one()
-    samples = SampleSet(split=plan.report, last_vote_id=last)
+    samples = SampleSet(split=plan.report, last_vote_id=last, bursts=found)
     for sample in stream(
         session,
         plan.assign,
         consent_default=consent_default,
         weights=plan.weights(max_weight_per_user),
         max_votes=max_votes,
+        left_out=left_out,
     ):
         if isinstance(sample, ThumbSample):
             samples.thumbs.append(sample)
@@ -86,8 +92,12 @@ def plan_samples(
     held_out_fraction: float = 0.15,
     min_held_out: int = 20,
     max_votes: int | None = None,
+    left_out: Container[int] = frozenset(),
 ) -> Plan:
-    """Decides the split, in one pass over the log. Of each vote only what that depends on is held: about 200 bytes."""
+    """Decides the split, in one pass over the log. Of each vote only what that depends on is held: about 200 bytes.
+
+    `left_out`: ids of votes that are to be as if they were not there.
+    """
     eligible = _eligible(session, consent_default, max_votes)
     rows = session.execute(
         select(eligible.c.id, eligible.c.user_id, eligible.c.prompt_digest), execution_options={"yield_per": _PAGE}
@@ -96,6 +106,8 @@ def plan_samples(
     voters: dict[str, str] = {}  # a prompt's first one
     shared: set[str] = set()
     for vote_id, user_id, prompt_digest in rows:
+        if vote_id in left_out:
+            continue
         user = intern(user_id)
         ids.append(vote_id)
         users.append(user)
@@ -117,11 +129,12 @@ def stream(
     consent_default: bool,
     weights: Mapping[str, float] | None = None,
     max_votes: int | None = None,
+    left_out: Container[int] = frozenset(),
 ) -> Iterator[ThumbSample | PairSample | CorrectionSample]:
     """Samples in the order of their votes, first those on replies, then those on comparisons. Holds a page of them.
 
     `assign` gives a vote's side (`plan_samples(...).assign`), or None to leave it out; `weights` what a vote of a user
-    weighs (`plan_samples(...).weights(...)`), 1 where it does not say.
+    weighs (`plan_samples(...).weights(...)`), 1 where it does not say; `left_out` ids of votes that are passed over.
     """
     weight_of = (weights or {}).get
     oldest = _oldest_vote(session, max_votes)
@@ -130,6 +143,8 @@ def stream(
         query = statement.where(*conditions).order_by(effective_vote.c.id)
         for row in session.execute(query, execution_options={"yield_per": _PAGE}):
             key = Key(*row[:3])
+            if key.vote_id in left_out:
+                continue
             split = assign(key)
             if split is not None:
                 yield from build(row, split, weight_of(key.user_id, 1.0))

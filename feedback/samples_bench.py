@@ -2,7 +2,8 @@
 
 The log is made up, written around the ledger in bulk, and removed afterwards. Of its votes 60 % are thumbs (one in
 twenty with a correction) and 40 % choices, each on a reply or a comparison of its own; one prompt in twenty is shared.
-What is timed is what a run does: the split, each user's weight, and every sample whole, one after another.
+A vote comes each second, so nobody is in haste. What is timed is what a run does: whose votes are bursts, the split,
+each user's weight, and every sample whole, one after another.
 """
 
 import json
@@ -15,9 +16,11 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from feedback.bursts import find_bursts, votes_in
 from feedback.ids import prompt_digest
 from feedback.packing import pack_ids, pack_logprobs
 from feedback.samples import plan_samples, stream
@@ -29,7 +32,8 @@ _PROMPT_TOKENS, _REPLY_TOKENS = 40, 64
 _WORDS = tuple(
     "the of order parcel late please thank you refund blue red size two days hello sum is seven plus and".split()  # noqa: SIM905
 )
-_AT = "2026-01-01 00:00:00.000000"
+_START = datetime(2026, 1, 1)  # noqa: DTZ001 - as SQLite has it
+_AT = _START.isoformat(" ", "microseconds")
 _CHUNK = 20_000  # rows of one statement
 
 
@@ -47,16 +51,18 @@ def _in_a_process(votes: int) -> dict[str, Any]:
 
 def once(votes: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="kudos-samples-") as home:
-        settings = Settings(home=Path(home), database_url=None)
+        settings = Settings(home=Path(home), database_url=None, burst_votes_per_minute=30)
         store = open_store(settings)
         started = time.perf_counter()
         fill(settings.home / "kudos.db", votes)
         filled, computed = time.perf_counter(), time.process_time()
         kinds: Counter[str] = Counter()
         with store.read() as session:
-            plan = plan_samples(session, consent_default=True)
-            planned = time.perf_counter()
-            for sample in stream(session, plan.assign, consent_default=True, weights=plan.weights(100.0)):
+            left_out = votes_in(find_bursts(session, settings.burst_votes_per_minute))
+            looked, looking = time.perf_counter(), time.process_time() - computed
+            plan = plan_samples(session, consent_default=True, left_out=left_out)
+            planned, weights = time.perf_counter(), plan.weights(100.0)
+            for sample in stream(session, plan.assign, consent_default=True, weights=weights, left_out=left_out):
                 kinds[sample.kind] += 1
         ended, computed = time.perf_counter(), time.process_time() - computed
         store.close()
@@ -68,7 +74,9 @@ def once(votes: int) -> dict[str, Any]:
         "dropped": plan.report.dropped,
         "seconds": round(ended - filled, 2),
         "cpu_seconds": round(computed, 2),
-        "split_seconds": round(planned - filled, 2),
+        "burst_votes": len(left_out),
+        "burst_cpu_seconds": round(looking, 2),
+        "split_seconds": round(planned - looked, 2),
         "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "filling_seconds": round(filled - started, 2),
     }
@@ -156,7 +164,8 @@ def _rows(votes: int) -> Iterator[tuple[str, tuple[Any, ...]]]:
         else:
             correction = replies[0][0] if pick.random() < 0.05 else None
             said = (pick.choice(("up", "down")), '["friendly"]', correction, False, None)
-        yield "vote", ("comparison" if compared else "reply", target, user, 1, False, *said, False, _AT)
+        at = (_START + timedelta(seconds=number)).isoformat(" ", "microseconds")
+        yield "vote", ("comparison" if compared else "reply", target, user, 1, False, *said, False, at)
 
 
 def _made_up(pick: random.Random) -> tuple[str, bytes, bytes]:

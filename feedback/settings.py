@@ -21,6 +21,9 @@ class Settings(BaseSettings):
     consent_default: bool = True
     """Whether votes of users who have not said anything may train. Each user's own choice wins."""
 
+    burst_votes_per_minute: int = Field(default=30, ge=0)
+    """More votes of one user within a minute are a burst: nobody reads so fast, so they do not train. 0: none are."""
+
     retention_days: int | None = Field(default=None, ge=1)
     """`kudos feedback expire` deletes conversations that had no new reply for so many days. Unset: kept for ever."""
 

@@ -153,6 +153,7 @@ def _of_last_success(name: str, documentation: str) -> Gauge:
 training_measures = {
     # where the run's row has it: (section, name)
     ("", "votes"): _of_last_success("votes", "votes that it used."),
+    ("samples", "burst_votes"): _of_last_success("burst_votes", "votes in quarantine: they came in bursts."),
     ("evaluation", "held_out_accuracy"): _of_last_success(
         "held_out_accuracy_ratio", "the reward model's accuracy on votes of people that it has not seen."
     ),

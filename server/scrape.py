@@ -67,6 +67,7 @@ def _last_success(session: Session) -> None:
     metrics.training_last_success_timestamp_seconds.set(run.finished_at.timestamp())
     sections: dict[str, Any] = {
         "": {"votes": run.votes},
+        "samples": run.metrics.get("samples") or {},
         "evaluation": run.metrics.get("evaluation") or {},
         "ppo": (run.metrics.get("ppo") or [{}])[-1],
     }

@@ -83,11 +83,25 @@ class RunRecords:
                 consent_default=self.settings.consent_default,
                 held_out_fraction=config.held_out_fraction,
                 max_weight_per_user=config.user_weight_cap,
+                burst_votes_per_minute=self.settings.burst_votes_per_minute,
             )
             shown = exposures(session, consent_default=self.settings.consent_default, newest=NEWEST_EXPOSURES)
         # Also where they are too few: the watcher then waits for new ones, and does not try again at once.
-        self._update(last_vote_id=samples.last_vote_id, votes=samples.votes)
+        left_out = {
+            "burst_votes": sum(len(burst.vote_ids) for burst in samples.bursts),
+            "burst_users": len({burst.user_id for burst in samples.bursts}),
+        }
+        self._update(last_vote_id=samples.last_vote_id, votes=samples.votes, metrics={"samples": left_out})
         return reweighted(together(samples), shown, config.vote_propensity_floor, config.user_weight_cap)
+
+    def left_out(self) -> str:
+        """Which votes the run did not read, in words; empty where it read all."""
+        with self.store.read() as session:
+            of = session.get_one(TrainingRun, self.run_id).metrics.get("samples") or {}
+        if not of.get("burst_votes"):
+            return ""
+        people = "1 person" if of["burst_users"] == 1 else f"{of['burst_users']} people"
+        return f"{of['burst_votes']} votes of {people} in quarantine: bursts"
 
     def lineage(self, samples: SampleSet) -> None:
         with self.store.write() as session:

@@ -122,7 +122,9 @@ class TrainingRunner:
         # 2. What people said, as token ids.
         progress.stage("samples", "reading votes")
         examples = self._examples(records, folder, tokenizer, backbone)
-        progress.step(1.0, f"{len(examples.train)} votes to learn from, {len(examples.held_out)} held out", log=True)
+        left_out = records.left_out()
+        read = f"{len(examples.train)} votes to learn from, {len(examples.held_out)} held out"
+        progress.step(1.0, "; ".join(filter(None, (read, left_out))), log=True)
 
         # 3. What people like.
         progress.stage("reward model", f"an ensemble of {config.reward_model.members}")
@@ -217,6 +219,7 @@ class TrainingRunner:
             parent=serving.policy.version,
             config=config,
             votes=(len(examples.train), len(examples.held_out)),
+            left_out=left_out,
             assessment=assessment,
             imitated=imitated,
             history=history,

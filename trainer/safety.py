@@ -81,9 +81,9 @@ class Trained:
     held_out_of_people: Accuracy | None  # None where nobody flagged any
 
 
-def voted(session: Session, *, consent_default: bool) -> list[Labelled]:
+def voted(session: Session, *, consent_default: bool, burst_votes_per_minute: int = 0) -> list[Labelled]:
     """Replies that people flagged, and at most four times as many that people voted on and did not flag."""
-    samples = collect(session, consent_default=consent_default)
+    samples = collect(session, consent_default=consent_default, burst_votes_per_minute=burst_votes_per_minute)
     by_reply: dict[str, Labelled] = {}
     for sample in samples.thumbs:
         before = by_reply.get(sample.reply_id)

@@ -38,7 +38,11 @@ def train_command(world: Texts) -> Callable[..., None]:
             store = open_store(settings)
             try:
                 with store.read() as session:
-                    texts += voted(session, consent_default=settings.consent_default)
+                    texts += voted(
+                        session,
+                        consent_default=settings.consent_default,
+                        burst_votes_per_minute=settings.burst_votes_per_minute,
+                    )
             finally:
                 store.close()
 

@@ -68,6 +68,7 @@ FAMILIES = {
     "kudos_training_votes_waiting": ("gauge", set()),
     "kudos_training_last_success_timestamp_seconds": ("gauge", set()),
     "kudos_training_votes": ("gauge", set()),
+    "kudos_training_burst_votes": ("gauge", set()),
     "kudos_training_held_out_accuracy_ratio": ("gauge", set()),
     "kudos_training_win_rate_ratio": ("gauge", set()),
     "kudos_training_judge_win_rate_ratio": ("gauge", set()),

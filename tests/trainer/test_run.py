@@ -24,6 +24,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from sqlalchemy import text
 from sqlmodel import col, select
 
 import trainer.run
@@ -44,6 +45,7 @@ from trainer.config import SftConfig, TrainingConfig
 from trainer.errors import BadEvaluationSet, RunErased, TooFewVotes, TrainerError
 from trainer.held_lease import LEASE
 from trainer.publication import PROBE_QUESTIONS
+from trainer.records import RunRecords
 from trainer.run import TrainingRunner
 from trainer.tokens import render_prompt
 from trainer.watch import abandoned_run, new_votes
@@ -119,6 +121,25 @@ def test_too_few_votes_are_said_so_with_the_mend_and_wake_the_watcher_only_once(
         assert new_votes(session, consent_default=True) == 0
 
 
+def _write_a_burst(store: Store) -> None:
+    write_votes(store, make_tokenizer(), pairs=0, thumbs=31, users=1)  # in no time
+    with store.write() as session:
+        session.execute(text("UPDATE vote SET user_id = 'bot'"))
+
+
+def test_bursts_are_left_out_and_counted(settings: Settings, store: Store) -> None:
+    _write_a_burst(store)
+    write_votes(store, make_tokenizer(), pairs=0, thumbs=60, seed=1)
+    for most, left, words in ((30, 60, "31 votes of 1 person in quarantine: bursts"), (31, 91, ""), (0, 91, "")):
+        records = RunRecords(settings.model_copy(update={"burst_votes_per_minute": most}), store, f"run_{most}")
+        records.open(QUICK)
+        assert records.votes(QUICK).votes == left
+        assert records.left_out() == words
+    counted = {row.id: row.metrics["samples"] for row in _rows(store, TrainingRun)}
+    assert counted["run_30"] == {"burst_votes": 31, "burst_users": 1}
+    assert counted["run_0"] == {"burst_votes": 0, "burst_users": 0}
+
+
 def test_votes_on_a_single_prompt_are_too_few(settings: Settings, store: Store, model: Path) -> None:
     """One prompt cannot be both practised on and kept for the evaluation."""
     write_votes(store, make_tokenizer(), prompts=1)
@@ -157,6 +178,7 @@ def test_the_reward_model_alone_leaves_its_files_its_row_and_its_lineage(
 def test_a_run_that_fails_between_registration_and_report_publishes_one_policy_when_resumed(
     settings: Settings, store: Store, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    _write_a_burst(store)
     write_votes(store, make_tokenizer())
     write_report = trainer.run.write_report
 
@@ -175,7 +197,7 @@ def test_a_run_that_fails_between_registration_and_report_publishes_one_policy_w
     published = [policy for policy in _rows(store, Policy) if policy.run_id == row.id]
     assert [policy.version for policy in published] == [outcome.version]
     assert outcome.report is not None
-    assert outcome.report.exists()
+    assert "31 votes of 1 person in quarantine: bursts." in outcome.report.read_text()
 
     # And a run that has ended is not trained again, with its reward model on votes that it never saw.
     with pytest.raises(TrainerError, match="has ended"):

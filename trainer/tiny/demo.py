@@ -142,6 +142,7 @@ def serving(
         **os.environ,
         "KUDOS_HOME": str(home),
         "KUDOS_PORT": "0",
+        "KUDOS_BURST_VOTES_PER_MINUTE": "0",  # simulated people vote as fast as a machine
         "KUDOS_TRAIN_AFTER_VOTES": str(config.votes_per_round),
         "KUDOS_TRAIN_CONFIG": str(training),
         "KUDOS_TRAIN_POLL_SECONDS": "1",
