@@ -24,12 +24,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from trainer.batches import Batch
 from trainer.errors import UnsupportedModel
 from trainer.fused import Grid, Places, add_norm, attend, rms_norm, swiglu
+from trainer.optional_imports import without_optional
+
+with without_optional():
+    from transformers import AutoModelForCausalLM
 
 ADAPTED = (
     "self_attn.q_proj",

@@ -36,6 +36,7 @@ from trainer.examples import Examples, to_examples
 from trainer.held_lease import HeldLease, held_lease
 from trainer.iteration import Iteration, as_row
 from trainer.lora import LoraAdapter
+from trainer.memory import keep_memory_small
 from trainer.ppo import Ppo
 from trainer.progress import RunProgress
 from trainer.publication import PROBE_QUESTIONS, PROBE_REPLIES, publish_policy
@@ -76,6 +77,7 @@ class TrainingRunner:
         self.settings, self.store, self.config, self.console = settings, store, config, console
         self.model_folder = model_folder
         self._make_sampler = sampler or (Sampler if find_spec("vllm") else TransformersSampler)
+        keep_memory_small()
         if config.threads is not None:
             torch.set_num_threads(config.threads)
 

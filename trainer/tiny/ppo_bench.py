@@ -25,6 +25,7 @@ from trainer.backbone import Backbone
 from trainer.config import PpoConfig, RewardConfig, RewardModelConfig
 from trainer.iteration import Iteration
 from trainer.lora import LoraAdapter
+from trainer.memory import keep_memory_small
 from trainer.ppo import Ppo, Update
 from trainer.reward_model import RewardModel
 from trainer.sampler import Rollout, Sampler
@@ -93,6 +94,7 @@ def _run(command: list[str], told: str) -> dict[str, Any]:
 
 def measure(bench: PpoBench) -> dict[str, Any]:
     """One run. The first iteration warms up and is not counted."""
+    keep_memory_small()
     tokenizer = load_tokenizer(bench.model)
     backbone = Backbone.load(bench.model)
     # With whole adapters nothing is shared: policy and critic are two models from the embeddings up, as they are with
