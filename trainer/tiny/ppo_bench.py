@@ -19,7 +19,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.backbone import Backbone
 from trainer.config import PpoConfig, RewardConfig, RewardModelConfig
@@ -156,6 +155,8 @@ class Counted(Ppo):
     def _update(self, *arguments: Any) -> Update:
         if not self.count:
             return super()._update(*arguments)
+        from torch.utils.flop_counter import FlopCounterMode  # loads triton, where nobody has said that it is not there
+
         cores = torch.get_num_threads()
         set_cores(1)
         with FlopCounterMode(display=False) as counter:
