@@ -4,7 +4,7 @@ A burst is more than so many effective votes of one user within a minute. Which 
 alone, each time it is read: a threshold that is mended gives them back, and so does whoever withdraws them.
 
 Not here: how long the replies take to read, for somebody may have read them all before they vote on the first; many
-people at once, of whom nothing in a log tells a crowd that was sent from a crowd that came (decision 0018). Votes that
+people at once, of whom nothing in a log tells a crowd that was sent from a crowd that came (decision 0019). Votes that
 came in a file have its time and not their own, so they have no pace.
 """
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 
 from trainer.batches import Batch
 from trainer.device import passes
@@ -88,7 +88,7 @@ def surface_effects(scores: np.ndarray, texts: Sequence[str], tokens: Sequence[i
     slopes, *_ = np.linalg.lstsq(design, scores, rcond=None)
     residual = scores - design @ slopes
     variances = (residual @ residual / freedom) * np.linalg.inv(design.T @ design).diagonal()
-    halves = stats.t.ppf(0.975, freedom) * np.sqrt(variances)
+    halves = stdtrit(freedom, 0.975) * np.sqrt(variances)
     names = list(rows[0])
     return [
         Effect(
@@ -109,6 +109,6 @@ def reason_effects(model: RewardModel, examples: Sequence[VoteExample]) -> list[
         tagged = scores[[reason in example.reasons for example in thumbs]]
         if len(tagged) >= FEWEST_OF_A_REASON:
             effect = float(tagged.mean() - scores.mean())
-            half = float(stats.t.ppf(0.975, len(tagged) - 1) * tagged.std(ddof=1) / math.sqrt(len(tagged)))
+            half = float(stdtrit(len(tagged) - 1, 0.975) * tagged.std(ddof=1) / math.sqrt(len(tagged)))
             effects.append(Effect(reason, effect, effect - half, effect + half, len(tagged)))
     return sorted(effects, key=lambda each: -each.effect)

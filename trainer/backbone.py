@@ -24,12 +24,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from trainer.batches import Batch
+from trainer.batches import Batch, padded
 from trainer.errors import UnsupportedModel
 from trainer.fused import Grid, Places, add_norm, attend, rms_norm, swiglu
+from trainer.optional_imports import without_optional
+
+with without_optional():
+    from transformers import AutoModelForCausalLM
 
 ADAPTED = (
     "self_attn.q_proj",
@@ -113,11 +116,14 @@ class Backbone:
     def run(self, hidden_NH: Tensor, batch: Batch, start: int, stop: int, weights: Weights = FROZEN) -> Tensor:
         """Layers start..stop−1, with `weights` in place of the frozen ones. (N, H), but (C, H) from the top: the last
         layer computes only what is read."""
-        cos_1ND, sin_1ND = self._inner.rotary_emb(hidden_NH, position_ids=batch.positions_N[None])
+        if start == stop:
+            return hidden_NH
+        hidden_NH = padded(hidden_NH)
+        cos_1ND, sin_1ND = self._inner.rotary_emb(hidden_NH, position_ids=padded(batch.positions_N)[None])
         places = Places(batch.slot_N, batch.prompts, batch.row_tokens, cos_1ND[0], sin_1ND[0])
         for index in range(start, stop):
             hidden_NH = self._layer(index, hidden_NH, batch, places, weights)
-        return hidden_NH
+        return hidden_NH[: len(batch.read_C if stop == self.depth else batch.ids_N)]
 
     def _layer(
         self,
@@ -149,8 +155,9 @@ class Backbone:
         asking_NH, asking = normed_NH, places
         top = index == self.depth - 1
         if top:
+            read_C = padded(batch.read_C)
             asking_NH, hidden_NH, cos_CD, sin_CD = (
-                x.index_select(0, batch.read_C) for x in (normed_NH, hidden_NH, places.cos_ND, places.sin_ND)
+                x.index_select(0, read_C) for x in (normed_NH, hidden_NH, places.cos_ND, places.sin_ND)
             )
             asking = Places(batch.read_slot_C, batch.prompts, batch.row_reads, cos_CD, sin_CD)
         query, key, value = heads("q", asking_NH), heads("k", normed_NH), heads("v", normed_NH)

@@ -7,8 +7,12 @@ is what it would be if the reply stood alone.
 Tokens lie one after another; only attention sees a grid, of prompts by positions. What is read, is read from the last
 token of a prompt and from the replies' tokens, so the uppermost layer computes nothing else.
 
+Packed batches would come in ever new shapes, and oneDNN compiles a product anew for each: that can take longer than the
+product. So products get whole multiples of rows, of which the last are padding that nobody reads, and the grid is
+rounded up.
+
 Shapes: P prompts, B replies, N tokens in all, C tokens that are read, R tokens of the longest reply, T positions of the
-longest row (a prompt with all of its replies), Q of them read.
+longest row (a prompt with all of its replies) and up to the next multiple, Q of them read.
 """
 
 from __future__ import annotations
@@ -20,6 +24,20 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+ROWS, POSITIONS = 64, 8
+"""Of products, and of attention's grid: their sizes are multiples of these."""
+
+
+def rounded_up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
+
+
+def padded(x: Tensor) -> Tensor:
+    """With zeros below, to a multiple of ROWS."""
+    more = rounded_up(len(x), ROWS) - len(x)
+    return F.pad(x, (0, 0) * (x.dim() - 1) + (0, more)) if more else x
 
 
 @dataclass(frozen=True)
@@ -52,8 +70,8 @@ class Batch:
         self.device = device or torch.device("cpu")
         self._masks: dict[tuple[torch.dtype, bool], Tensor] = {}
         self.prompts = len(rows)
-        self.row_tokens = max(row.length for row in rows)
-        self.row_reads = max(row.length - len(row.prompt) + 1 for row in rows)
+        self.row_tokens = rounded_up(max(row.length for row in rows), POSITIONS)
+        self.row_reads = rounded_up(max(row.length - len(row.prompt) + 1 for row in rows), POSITIONS)
         ids: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
@@ -173,7 +191,7 @@ class Batch:
         parts: list[Part] = []
         start = 0
         while start < len(order):
-            count = max(1, max_tokens // int(lengths[order[start]]))
+            count = max(1, max_tokens // rounded_up(int(lengths[order[start]]), POSITIONS))
             parts.append(self.select(index[order[start : start + count]]))
             start += count
         return parts

@@ -111,7 +111,8 @@ class _SwiGlu(torch.autograd.Function):
 
 
 class Places(NamedTuple):
-    """Where packed tokens lie in attention's grid, and the rotary angles of their positions."""
+    """Where packed tokens lie in attention's grid, and the rotary angles of their positions. Rows below the tokens are
+    padding: they have angles and no slots."""
 
     slots_N: Tensor  # of prompts · width
     prompts: int
@@ -185,7 +186,7 @@ def to_grid(x_NAD: Tensor, places: Places, *, turn: bool) -> Tensor:
     """(P, A, width, D): packed tokens in their rows; what no token fills is zero. turn: by the rotary angles (Su et al.
     2021, arXiv 2104.09864, with halves in the place of neighbours)."""
     slots, prompts, width, cos_ND, sin_ND = places
-    tokens, heads, each = x_NAD.shape
+    tokens, heads, each = len(slots), *x_NAD.shape[1:]
     if kernels.fit(x_NAD):
         grid = (torch.empty if tokens == prompts * width else torch.zeros)(
             prompts, heads, width, each, dtype=x_NAD.dtype
@@ -193,22 +194,26 @@ def to_grid(x_NAD: Tensor, places: Places, *, turn: bool) -> Tensor:
         angles = (cos_ND, sin_ND) if turn else (None, None)
         kernels.call("to_grid", x_NAD.contiguous(), *angles, slots, grid, tokens, heads, width, each)
         return grid
+    x_NAD, cos_ND, sin_ND = x_NAD[:tokens], cos_ND[:tokens], sin_ND[:tokens]
     turned = _turned(x_NAD, cos_ND[:, None], sin_ND[:, None]) if turn else x_NAD
     grid = x_NAD.new_zeros(prompts * width, heads, each).index_copy_(0, slots, turned)
     return grid.view(prompts, width, heads, each).transpose(1, 2).contiguous()
 
 
 def from_grid(grid_PAWD: Tensor, places: Places, *, turn: bool) -> Tensor:
-    """(N, A, D): the way back, which is also `to_grid`'s gradient."""
+    """(N, A, D): the way back, which is also `to_grid`'s gradient. Padding is zero."""
     slots, _, width, cos_ND, sin_ND = places
     heads, each = grid_PAWD.shape[1], grid_PAWD.shape[3]
+    tokens, rows = len(slots), len(cos_ND)
     if kernels.fit(grid_PAWD):
-        x_NAD = torch.empty(len(slots), heads, each, dtype=grid_PAWD.dtype)
+        x_NAD = torch.empty(rows, heads, each, dtype=grid_PAWD.dtype)
+        x_NAD[tokens:].zero_()
         angles = (cos_ND, sin_ND) if turn else (None, None)
-        kernels.call("from_grid", grid_PAWD.contiguous(), *angles, slots, x_NAD, len(slots), heads, width, each)
+        kernels.call("from_grid", grid_PAWD.contiguous(), *angles, slots, x_NAD, tokens, heads, width, each)
         return x_NAD
     x_NAD = grid_PAWD.transpose(1, 2).flatten(0, 1)[slots]
-    return _turned(x_NAD, cos_ND[:, None], -sin_ND[:, None]) if turn else x_NAD
+    x_NAD = _turned(x_NAD, cos_ND[:tokens, None], -sin_ND[:tokens, None]) if turn else x_NAD
+    return F.pad(x_NAD, (0, 0, 0, 0, 0, rows - tokens))
 
 
 def _turned(x_NAD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 Z95 = 1.959964
 
@@ -27,7 +27,7 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, f
     mean = float(array.mean())
     if len(array) < 2:
         return mean, 0.0, 1.0
-    half = float(stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array)))
+    half = float(stdtrit(len(array) - 1, 0.975) * array.std(ddof=1) / math.sqrt(len(array)))
     return mean, max(0.0, mean - half), min(1.0, mean + half)
 
 
@@ -36,6 +36,9 @@ def rise(values: Sequence[float]) -> tuple[float, float, float]:
     the last; by least squares and Student's t. Raises ValueError for fewer than three."""
     if len(values) < 3:
         raise ValueError(f"a line and its doubt need three values or more, not {len(values)}")
-    fit = stats.linregress(np.linspace(0.0, 1.0, len(values)), np.asarray(values, dtype=float))
-    half = float(stats.t.ppf(0.975, len(values) - 2) * fit.stderr)
-    return float(fit.slope), float(fit.slope) - half, float(fit.slope) + half
+    steps, heights = np.linspace(-0.5, 0.5, len(values)), np.asarray(values, dtype=float)
+    spread = float(steps @ steps)
+    slope = float(steps @ heights) / spread
+    missed = heights - heights.mean() - slope * steps
+    half = float(stdtrit(len(values) - 2, 0.975) * math.sqrt(missed @ missed / (len(values) - 2) / spread))
+    return slope, slope - half, slope + half

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainer.backbone import FROZEN, Backbone, Weights
-from trainer.batches import Batch, Part
+from trainer.batches import Batch, Part, padded
 from trainer.device import passes
 from trainer.fused import chosen_back_, chosen_logprobs, precise, precise_type
 from trainer.workers import each_part
@@ -28,9 +28,9 @@ def reply_logprobs(
     hidden_CH: what the uppermost layer gives. Logits are computed only where replies are.
     """
     mask_BR = batch.reply_mask_BR
-    states_CH = backbone.normed(hidden_CH.index_select(0, batch.predicting_BR[mask_BR]), weights)
+    states_CH = backbone.normed(hidden_CH.index_select(0, padded(batch.predicting_BR[mask_BR])), weights)
     logprobs_C: Tensor = _Chosen.apply(  # type: ignore[no-untyped-call]
-        states_CH, backbone.head(weights), batch.reply_ids_BR[mask_BR], temperature
+        states_CH, backbone.head(weights), padded(batch.reply_ids_BR[mask_BR]), temperature
     )
     return torch.zeros(mask_BR.shape, device=mask_BR.device).masked_scatter(mask_BR, logprobs_C)
 
@@ -41,8 +41,8 @@ def reply_logprobs_and_entropy(
 ) -> tuple[Tensor, Tensor]:
     """(B, R) each: as above, and the nats of entropy of the distribution that each token was drawn from."""
     mask_BR = batch.reply_mask_BR
-    states_CH = backbone.normed(hidden_CH.index_select(0, batch.predicting_BR[mask_BR]), weights)
-    chosen_C = batch.reply_ids_BR[mask_BR]
+    states_CH = backbone.normed(hidden_CH.index_select(0, padded(batch.predicting_BR[mask_BR])), weights)
+    chosen_C = padded(batch.reply_ids_BR[mask_BR])
     logprobs, entropies = [], []
     for rows, table in _tables(states_CH, backbone.head(weights), temperature):
         logprobs.append(table.gather(1, chosen_C[rows, None]).squeeze(1))

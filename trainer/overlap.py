@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
 
+from trainer.optional_imports import without_optional
 from trainer.surfaces import words_of
+
+with without_optional():
+    from rouge_score.rouge_scorer import RougeScorer
 
 
 class Words:

@@ -379,14 +379,21 @@ class Ppo:
             (config.value_coefficient * missed).backward()  # type: ignore[no-untyped-call]
             return missed.item()
 
-        self.optimizer.zero_grad(set_to_none=True)
-        # One after the other: what the policy's passes keep is free again before the critic's.
+        # One after the other, each with its step: what the policy's passes and gradients take is free again before the
+        # critic's.
         clip_fractions, approx_kls, ratio_maxima = zip(*differentiate(parts, self.policy, policy_part), strict=True)
-        misses = differentiate(parts, critic, critic_part) if critic is not None else []
-        for group in self.optimizer.param_groups:
-            nn.utils.clip_grad_norm_(group["params"], config.max_grad_norm)
-        self.optimizer.step()
+        self._descend(self.policy)
+        misses = []
+        if critic is not None:
+            misses = differentiate(parts, critic, critic_part)
+            self._descend(critic)
         return Update(sum(clip_fractions), sum(approx_kls), max(ratio_maxima), sum(misses))
+
+    def _descend(self, learner: nn.Module) -> None:
+        """One step along the gradients of this learner, the only ones there are; they are dropped."""
+        nn.utils.clip_grad_norm_(learner.parameters(), self.config.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def _next_prompts(self, count: int) -> list[int]:
         """Every prompt once in a random order, then again in another."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from trainer.backbone import Backbone
+from trainer.optional_imports import without_optional
 
 
 @dataclass(frozen=True)
@@ -77,26 +78,27 @@ class Sampler:
         if not torch.cuda.is_available():
             # vLLM compiles parts of its sampler even when told to be eager; here that costs more than it saves.
             os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-        from vllm import LLM
-
         room = cache_bytes(folder, max_model_len, sequences, most_gib)
-        self._llm: Any = LLM(
-            model=str(folder),
-            skip_tokenizer_init=True,  # token ids in, token ids out
-            dtype="bfloat16",
-            enforce_eager=True,
-            max_model_len=max_model_len,
-            max_num_seqs=sequences,
-            kv_cache_memory_bytes=room,
-            # With the cache's size given, this is only what vLLM wants to find free on a GPU, where a server may have
-            # most of it.
-            gpu_memory_utilization=0.05,
-            enable_prefix_caching=False,
-            logprobs_mode="processed_logprobs",
-            generation_config="vllm",
-            seed=seed,
-            disable_log_stats=True,
-        )
+        with without_optional():
+            from vllm import LLM
+
+            self._llm: Any = LLM(
+                model=str(folder),
+                skip_tokenizer_init=True,  # token ids in, token ids out
+                dtype="bfloat16",
+                enforce_eager=True,
+                max_model_len=max_model_len,
+                max_num_seqs=sequences,
+                kv_cache_memory_bytes=room,
+                # With the cache's size given, this is only what vLLM wants to find free on a GPU, where a server may
+                # have most of it.
+                gpu_memory_utilization=0.05,
+                enable_prefix_caching=False,
+                logprobs_mode="processed_logprobs",
+                generation_config="vllm",
+                seed=seed,
+                disable_log_stats=True,
+            )
 
     def update(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> None:
         """Sample from these merged weights from now on."""

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.batches import Batch
+from trainer.batches import POSITIONS, ROWS, Batch, padded
 
 ids = st.lists(st.integers(1, 40), min_size=1, max_size=9)
 rows = st.lists(st.tuples(st.sampled_from([[7], [7, 8, 9], [3, 3]]), ids), min_size=1, max_size=8)
@@ -46,7 +46,7 @@ def test_neighbours_with_the_same_prompt_run_it_once(pairs: Rows) -> None:
 def test_a_reply_sees_its_prompt_and_itself_and_nothing_later() -> None:
     batch = Batch.of([[5, 6], [5, 6], [7]], [[1, 2], [3], [4]])
     seen = batch.mask(torch.float32, read=False) == 0
-    assert seen.shape == (2, 1, 5, 5)
+    assert seen.shape == (2, 1, POSITIONS, POSITIONS)
     expected = [
         [1, 0, 0, 0, 0],  # 5
         [1, 1, 0, 0, 0],  # 6
@@ -54,9 +54,11 @@ def test_a_reply_sees_its_prompt_and_itself_and_nothing_later() -> None:
         [1, 1, 1, 1, 0],  # 2
         [1, 1, 0, 0, 1],  # 3, of the second
     ]
-    assert seen[0, 0].int().tolist() == expected
+    assert seen[0, 0, :5, :5].int().tolist() == expected
+    assert not seen[0, 0, :5, 5:].any(), "nobody sees what rounds the grid up"
     read = batch.mask(torch.float32, read=True) == 0
-    assert read[0, 0].int().tolist() == expected[1:]
+    assert read[0, 0, :4, :5].int().tolist() == expected[1:]
+    assert not read[0, 0, :4, 5:].any()
 
 
 @given(rows, st.booleans(), st.data())
@@ -94,3 +96,14 @@ def test_a_batch_without_something_to_learn_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=reason):
         Batch.of(prompts, replies)
+
+
+@given(st.integers(1, 200))
+def test_rows_are_padded_to_whole_multiples_with_zeros(count: int) -> None:
+    x = torch.ones(count, 3)
+    found = padded(x)
+    assert len(found) % ROWS == 0
+    assert len(found) - count < ROWS
+    assert torch.equal(found[:count], x)
+    assert not found[count:].any()
+    assert len(padded(torch.ones(count))) == len(found)

@@ -201,11 +201,19 @@ def test_advantages_losses_and_gradients_are_those_of_float64(precision: torch.d
     assert ppo.critic is not None
     policy, critic = doubled(ppo.policy), doubled(ppo.critic)
     importance_BR = torch.exp(experience.logprobs_BR - experience.sampler_BR).clamp(max=CAP)
+    gradients: dict[str, torch.Tensor | None] = {name: None for name, _ in ppo.policy.named_parameters()}
+    critic_gradients: dict[str, torch.Tensor | None] = {name: None for name, _ in ppo.critic.named_parameters()}
+
+    def keep(*_: Any) -> None:
+        """They are dropped once their step is taken."""
+        for learner, found in ((ppo.policy, gradients), (ppo.critic, critic_gradients)):
+            assert learner is not None
+            found.update({name: p.grad for name, p in learner.named_parameters() if p.grad is not None})
+
+    ppo.optimizer.register_step_pre_hook(keep)
     clip_fraction, approx_kl, ratio_max, critic_loss = ppo._update(
         experience, frozen.advantages_BR, frozen.returns_BR, importance_BR, torch.arange(len(ppo.prompts))
     )
-    gradients = {name: p.grad for name, p in ppo.policy.named_parameters()}
-    critic_gradients = {name: p.grad for name, p in ppo.critic.named_parameters()}
 
     # From here on: float64, one sequence and one token at a time.
     member = cast(Member, ppo.reward_model.members[0])

@@ -19,12 +19,12 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.backbone import Backbone
 from trainer.config import PpoConfig, RewardConfig, RewardModelConfig
 from trainer.iteration import Iteration
 from trainer.lora import LoraAdapter
+from trainer.memory import keep_memory_small
 from trainer.ppo import Ppo, Update
 from trainer.reward_model import RewardModel
 from trainer.sampler import Rollout, Sampler
@@ -96,6 +96,7 @@ def _run(command: list[str], told: str) -> dict[str, Any]:
 
 def measure(bench: PpoBench) -> dict[str, Any]:
     """One run. The first iteration warms up and is not counted."""
+    keep_memory_small()
     tokenizer = load_tokenizer(bench.model)
     device = torch.device(bench.device)
     backbone = Backbone.load(bench.model, device=device)
@@ -159,6 +160,8 @@ class Counted(Ppo):
     def _update(self, *arguments: Any) -> Update:
         if not self.count:
             return super()._update(*arguments)
+        from torch.utils.flop_counter import FlopCounterMode  # loads triton, where nobody has said that it is not there
+
         cores = torch.get_num_threads()
         set_cores(1)
         with FlopCounterMode(display=False) as counter:
