@@ -270,7 +270,7 @@ def test_ppo_that_is_paid_for_length_is_refused(backbone: Backbone, length: Opin
 
 def test_ppo_that_is_paid_for_repetition_is_refused(backbone: Backbone, favourite: Opinion) -> None:
     # A policy that never repeats itself would have to be lucky to find out that it pays.
-    sometimes = _imitating(backbone, lambda rng: [*[21, 22, 23] * 4, END] if rng.random() < 0.2 else _reply(rng))
+    sometimes = _imitating(backbone, lambda rng: [*[21, 22, 23] * 4, END] if rng.random() < 0.12 else _reply(rng))
     # No config can ask for this: repetition may only cost.
     rigged = RewardConfig(missing_end=3.0).model_copy(update={"repetition_weight": -6.0})
     policy, history = _practised(backbone, sometimes, favourite[0], reward=rigged)
