@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,18 +112,22 @@ def crowd(replica: Running, streams: int, max_tokens: int = 150) -> Iterator[Tra
             thread.join(SECONDS)
 
 
+def three_answers(replica: Running, name: str) -> list[str]:
+    """Whose they are."""
+    with replica.client(name) as user:
+        return [ask(user, max_tokens=2)["system_fingerprint"] for _ in range(3)]
+
+
 def test_an_adapter_is_rolled_out_under_traffic(replica: Running) -> None:
     published = publish(replica, seed=11)
     with replica.client() as client, crowd(replica, 32) as traffic:  # the probe is scored beside all of them
         start(client, published.version, 0.5)
         wait_for(lambda: published.version in holds(client)["holds"], SECONDS, "the candidate to be held")
         wait_for(lambda: published.version in traffic.versions, SECONDS, "somebody to meet the candidate")
-        served: Counter[str] = Counter()
-        for at in range(40):
-            with replica.client(f"user{at}") as user:
-                served[ask(user, max_tokens=2)["system_fingerprint"]] += 1
-                again = ask(user, max_tokens=2)["system_fingerprint"]
-                assert again == ask(user, max_tokens=2)["system_fingerprint"], "a user stays with one arm"
+        with ThreadPoolExecutor(8) as people:
+            met = list(people.map(lambda at: three_answers(replica, f"user{at}"), range(40)))
+        assert all(second == third for _, second, third in met), "a user stays with one arm"
+        served = Counter(first for first, _, _ in met)
         assert 8 <= served[published.version] <= 32, served
         assert client.post("/v1/rollouts/current/promote").status_code == 200
         wait_for(lambda: holds(client)["serving"] == published.version, SECONDS, "the candidate to serve all")
