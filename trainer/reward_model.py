@@ -27,6 +27,7 @@ from trainer.config import RewardModelConfig
 from trainer.device import passes
 from trainer.examples import SURFACES, PairExample, ThumbExample, VoteExample
 from trainer.fused import precise
+from trainer.layout import lay_out
 from trainer.likelihood import VoteModel
 from trainer.lora import LoraAdapter
 from trainer.surprise import COLUMNS, surprise_of
@@ -313,49 +314,6 @@ def bucketed(lengths_E: Tensor, size: int, generator: torch.Generator, pool: int
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
-class _Layout(NamedTuple):
-    """Which replies a batch of votes reads, and where each vote finds its own."""
-
-    prompts: list[list[int]]
-    replies: list[list[int]]
-    pairs_P2: Tensor
-    thumbs_S: Tensor
-    contrasts_U2: Tensor  # the own reply, and the unrelated one
-
-
-def _lay_out(examples: Sequence[VoteExample], contrasts: Sequence[Contrast | None]) -> _Layout:
-    """Neighbours share their prompt, and the pairs of a ranking their replies too."""
-    prompts: list[list[int]] = []
-    replies: list[list[int]] = []
-    read: dict[tuple[int, tuple[int, ...], tuple[int, ...]], int] = {}
-
-    def place(example: VoteExample, reply: list[int]) -> int:
-        found = len(replies)
-        if isinstance(example, PairExample) and example.ranking is not None:
-            found = read.setdefault((example.ranking, tuple(example.prompt), tuple(reply)), found)
-        if found == len(replies):
-            prompts.append(example.prompt)
-            replies.append(reply)
-        return found
-
-    pairs: list[list[int]] = []
-    thumbs: list[int] = []
-    unrelated: list[list[int]] = []
-    for example, contrast in zip(examples, contrasts, strict=True):
-        if isinstance(example, PairExample):
-            sides = [example.left, example.right]
-            places = [place(example, side) for side in sides]
-            pairs.append(places)
-        else:
-            sides = [example.reply]
-            places = [place(example, example.reply)]
-            thumbs += places
-        if contrast is not None:
-            unrelated.append([places[sides.index(contrast.own)], place(example, contrast.unrelated)])
-    pairs_P2, contrasts_U2 = (torch.tensor(each, dtype=torch.long).view(-1, 2) for each in (pairs, unrelated))
-    return _Layout(prompts, replies, pairs_P2, torch.tensor(thumbs, dtype=torch.long), contrasts_U2)
-
-
 def _differentiate(
     model: RewardModel,
     votes: Sequence[VoteModel],
@@ -371,7 +329,7 @@ def _differentiate(
     nothing that learns, so they go side by side."""
     pairs = [(i, e) for i, e in enumerate(examples) if isinstance(e, PairExample)]
     thumbs = [(i, e) for i, e in enumerate(examples) if isinstance(e, ThumbExample)]
-    layout = _lay_out(examples, contrasts)
+    layout = lay_out(examples, contrasts)
     batch = Batch.of(layout.prompts, layout.replies, model.backbone.device)
     shared = model.shared(batch)
     weight_S = torch.tensor([example.weight for example in examples])
