@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -83,8 +82,9 @@ def publish_policy(
     base = base_shapes(base_folder)
     with torch.no_grad():
         weights = policy.merged()
-    policies_folder.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=policies_folder))
+    staging = policies_folder / f".staging-{number}"
+    shutil.rmtree(staging, ignore_errors=True)  # what a publisher that died with this number has left
+    staging.mkdir(parents=True)
     try:
         adapter = policy if kind is PolicyKind.ADAPTER else None
         if adapter is not None:

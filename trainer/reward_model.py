@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from feedback.run_files import PART
 from trainer.backbone import Backbone, Weights
 from trainer.batches import Batch, Part
 from trainer.config import RewardModelConfig
@@ -165,9 +167,12 @@ class RewardModel(nn.Module):
         self.shift_M.copy_(-raw_MB.mean(dim=1) * self.gain_M.cpu())
 
     def save(self, folder: Path) -> None:
+        """The config comes last and whole: where it is, the weights are."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "reward_model.safetensors")
-        (folder / "reward_model.json").write_text(self.config.model_dump_json(indent=2) + "\n")
+        temporary = folder / ("reward_model.json" + PART)
+        temporary.write_text(self.config.model_dump_json(indent=2) + "\n")
+        os.replace(temporary, folder / "reward_model.json")
 
     @classmethod
     def load(cls, folder: Path, backbone: Backbone) -> RewardModel:
@@ -235,7 +240,6 @@ def fit(
     for epoch in range(config.epochs):
         for batch in bucketed(lengths_L, config.batch_size, generator):
             index = [i for element in batch.tolist() for i in elements[element]]
-            optimizer.zero_grad(set_to_none=True)
             loss = _differentiate(
                 model,
                 votes,
@@ -248,6 +252,7 @@ def fit(
             )
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
             schedule.step()
             step += 1
             on_step(FitStep(step, steps, loss / config.members, epoch))

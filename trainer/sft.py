@@ -76,7 +76,6 @@ def _step(
     batch = Batch.of([d.prompt for d in demonstrations], [d.reply for d in demonstrations], backbone.device)
     weight_B = torch.tensor([d.weight for d in demonstrations], device=backbone.device)
     total = (weight_B * batch.reply_lengths_B).sum()
-    optimizer.zero_grad(set_to_none=True)
 
     def backward(part: Part, weights: Weights) -> None:
         piece = part.batch
@@ -87,6 +86,7 @@ def _step(
     differentiate(batch.by_length(passes(backbone.device).learning_tokens), policy, backward)
     nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
     optimizer.step()
+    optimizer.zero_grad(set_to_none=True)  # now, so that what learns next finds none
 
 
 @torch.no_grad()

@@ -91,8 +91,9 @@ class Learner(Protocol):
 
 
 def differentiate(parts: Sequence[Part], learner: Learner, work: Callable[[Part, Weights], R]) -> list[R]:
-    """`work` on every part, side by side: it goes backwards from a loss under the weights that it is given. Adds up the
-    learner's gradients, and returns what the parts return."""
+    """`work` on every part, side by side: it goes backwards from a loss under the weights that it is given. Leaves the
+    sum of the learner's gradients, which must have none yet, and returns what the parts return."""
+    assert all(parameter.grad is None for parameter in learner.parameters()), "gradients of an earlier step"
     shares = share_out(parts, sum(parameter.numel() for parameter in learner.parameters()))
 
     def each(mine: Sequence[Part], weights: Weights) -> list[R]:

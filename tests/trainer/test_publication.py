@@ -88,6 +88,9 @@ def _model(base: Path, weights: dict[str, Tensor]) -> torch.nn.Module:
 def test_what_is_published_is_what_deploy_accepts(
     kind: PolicyKind, tmp_path: Path, base: Path, publish: Publish
 ) -> None:
+    died = tmp_path / "policies" / ".staging-3"
+    died.mkdir(parents=True)
+    (died / "half.safetensors").write_bytes(b"half")
     published = publish(kind)
     manifest = verify(published.path, base_shapes(base), digest=published.digest)
     assert manifest.kind is kind

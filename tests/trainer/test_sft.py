@@ -98,3 +98,9 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(backbone: Backbone) ->
         states.append(policy.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert any(not torch.equal(states[0][name], states[2][name]) for name in states[0])
+
+
+def test_it_leaves_no_gradient_for_what_learns_next(backbone: Backbone) -> None:
+    policy = LoraAdapter(backbone, LORA, seed=0)
+    imitate(backbone, policy, _corrections(24, [11, 12, 13]), [], config=CONFIG, seed=0)
+    assert [parameter for parameter in policy.parameters() if parameter.grad is not None] == []
