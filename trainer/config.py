@@ -139,10 +139,12 @@ class PpoConfig(Frozen):
     value_coefficient: float = Field(0.1, ge=0)
     kl_coefficient: float = Field(0.1, ge=0)
     kl_target_nats: float = Field(3.0, gt=0)
-    """Per reply, against the reference. The adaptive controller steers the coefficient towards it."""
+    """Per reply, against the reference. Above it the adaptive controller raises the coefficient; below it the
+    coefficient falls again, never to less than at first: a policy may stay nearer than that."""
 
-    kl_horizon: float = Field(2000.0, gt=0)
-    """Episodes over which the controller may change the coefficient by its full step."""
+    kl_horizon: float = Field(100.0, gt=0)
+    """Episodes over which the controller may change the coefficient by its full step. A run has few iterations: with
+    thousands, the usual choice, it would end before the coefficient has moved."""
 
     stop_approx_kl: float = Field(0.1, gt=0)
     """The epochs of an iteration end early when the policy has moved this far from the rollout's, in nats per

@@ -156,9 +156,10 @@ class Ppo:
         # 6. Steer the KL coefficient, and report.
         kl_nats = experience.kl_nats_B.mean().item()
         coefficient = self.kl_coefficient
-        self.kl_coefficient = adapt_kl_coefficient(
+        steered = adapt_kl_coefficient(
             coefficient, kl_nats, config.kl_target_nats, config.batch_size, config.kl_horizon
         )
+        self.kl_coefficient = max(steered, config.kl_coefficient)  # on the way to the target it is not to fall
         self.iteration += 1
         unexplained = (returns_BR - experience.values_BR)[mask_BR].var(unbiased=False)
         unexplained = unexplained / returns_BR[mask_BR].var(unbiased=False).clamp_min(1e-8)
