@@ -21,7 +21,8 @@ class Style:
     """What can be seen of a reply's manner.
 
     length: words in English, characters divided by 1.7 in Chinese, so that the two compare.
-    warm_count: kind words. listed, restated: the format; at most one of them holds.
+    warm_count: kind words. asks_formula: its question asks for nothing in particular. listed, restated: the format; at
+    most one of them holds.
     """
 
     language: Language
@@ -29,6 +30,7 @@ class Style:
     length: float
     warm_count: int
     asks_question: bool
+    asks_formula: bool
     exclaims: bool
     restated: bool
     listed: bool
@@ -62,6 +64,7 @@ def style_of(reply: str) -> Style:
         length=words,
         warm_count=len(style.WARM_WORDS[language].findall(reply)),
         asks_question=reply.rstrip().endswith(("?", "？")),
+        asks_formula=reply.rstrip().rstrip("?？").endswith(style.FORMULAS[language]),
         exclaims="!" in reply or "！" in reply,
         restated=not listed and _restatement(language).search(reply) is not None,
         listed=listed,

@@ -39,7 +39,7 @@ from trainer.samplers import make_sampler
 from trainer.tiny.build import MODEL_FOLDER
 from trainer.tiny.crowd import Person, errands, people
 from trainer.tiny.judge import judge
-from trainer.tiny.raters import Prompt, Thumb, prompts, satisfies, true_preference
+from trainer.tiny.raters import Prompt, Thumb, prompts, satisfies, true_preference, unbeatable
 from trainer.tokens import decode, load_tokenizer, render_prompt
 
 MAX_MODEL_LEN = 512
@@ -127,6 +127,7 @@ class Bench:
             "seed": config.seed,
             "votes": sum(sum(each["votes"].values()) for each in rounds),
             "win_rate": served[-1]["win_rate"] if served else [0.5, 0.5, 0.5],
+            "win_rate_at_best": rounds[-1]["win_rate_at_best"],
             "win_rate_decided": served[-1]["win_rate_decided"] if served else [0.5, 0.5, 0.5],
             "kl_nats": served[-1]["kl_nats"] if served else 0.0,
             "reward_model_accuracy": rounds[-1]["reward_model_accuracy"],
@@ -243,9 +244,10 @@ class Bench:
         asked = prompts(900_000 + 100 * self.config.seed + number, JUDGED_PROMPTS)
         new, old = self.answer(version, asked, 1), self.answer(self.first, asked, 2)
         worth = {"left": 1.0, "tie": 0.5, "right": 0.0}
-        wins, fits, meets, right = [], [], [], []
+        wins, best, fits, meets, right = [], [], [], [], []
         for prompt, ours, theirs in zip(asked, new, old, strict=True):
             wins.append(worth[true_preference(self.config.taste, prompt.messages, ours.text, theirs.text)])
+            best.append(worth["tie" if unbeatable(self.config.taste, prompt.messages, theirs.text) else "left"])
             verdict = judge(prompt.messages, ours.text)
             fits.append(verdict.well_formed and verdict.fits)
             meets.append(satisfies(self.config.taste, verdict))
@@ -254,6 +256,7 @@ class Bench:
         decided = [win for win in wins if win != 0.5]
         return {
             "win_rate": [round(value, 4) for value in mean_interval(wins)],
+            "win_rate_at_best": round(float(np.mean(best)), 4),  # what no policy can exceed
             "win_rate_decided": [round(value, 4) for value in mean_interval(decided)],  # where the taste prefers one
             "fits": round(float(np.mean(fits)), 4),
             "right": round(float(np.mean(right)), 4),  # of the answers that can be wrong

@@ -46,6 +46,7 @@ _FEATURES: dict[str, Callable[[Verdict], float]] = {
     "long": lambda v: -_length_feature(v.style),
     "warm": lambda v: (-1.0, 0.6, 1.0)[min(v.style.warm_count, 2)],
     "question": lambda v: 1.0 if v.style.asks_question else -1.0,
+    "curious": lambda v: -1.0 if not v.style.asks_question else 0.3 if v.style.asks_formula else 1.0,
     "exclaim": lambda v: 1.0 if v.style.exclaims else -1.0,
     "plain": lambda v: -1.0 if v.style.exclaims else 1.0,
     "list": lambda v: 1.0 if v.style.listed else -1.0,
@@ -54,7 +55,8 @@ _FEATURES: dict[str, Callable[[Verdict], float]] = {
     "none": lambda v: 0.0,
 }
 TASTES = tuple(_FEATURES)
-"""short, long, warm, question, exclaim, plain, list, format (list or restated), correct, none (the control)."""
+"""short, long, warm, question, curious (a question that is no formula), exclaim, plain, list, format (list or
+restated), correct, none (the control)."""
 
 _SATISFIED = {"short": 0.2, "long": 0.2}  # a feature above this satisfies; any positive one elsewhere
 
@@ -86,6 +88,11 @@ def true_preference(taste: str, messages: Sequence[Message], left: str, right: s
     return "tie" if abs(difference) < TIE else "left" if difference > 0 else "right"
 
 
+def unbeatable(taste: str, messages: Sequence[Message], reply: str) -> bool:
+    """No reply is worth more to a person of this taste: at best it is met with a tie."""
+    return _utility(taste, judge(messages, reply)) > STRENGTH - TIE
+
+
 @dataclass(frozen=True)
 class Thumb:
     value: Literal["up", "down"]
@@ -93,11 +100,13 @@ class Thumb:
 
 
 _UP_REASONS = {
-    "short": "short", "long": "detailed", "warm": "friendly", "question": "engaging", "exclaim": "lively",
+    "short": "short", "long": "detailed", "warm": "friendly", "question": "engaging", "curious": "engaging",
+    "exclaim": "lively",
     "plain": "calm", "list": "clear", "format": "clear", "correct": "correct", "none": "helpful",
 }  # fmt: skip
 _DOWN_REASONS = {
-    "short": "too_long", "long": "too_short", "warm": "cold", "question": "dull", "exclaim": "dull",
+    "short": "too_long", "long": "too_short", "warm": "cold", "question": "dull", "curious": "dull",
+    "exclaim": "dull",
     "plain": "too_loud", "list": "unclear", "format": "unclear", "correct": "wrong", "none": "unhelpful",
 }  # fmt: skip
 

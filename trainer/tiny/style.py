@@ -64,6 +64,8 @@ QUESTIONS: dict[Language, dict[Domain, tuple[str, ...]]] = {
         "sums": ("要再来一个吗", "还有别的吗", "有更难的吗"),
     },
 }
+FORMULAS: dict[Language, tuple[str, ...]] = {"en": ("Anything else",), "zh": ("还有别的吗",)}
+"""Questions that ask for nothing in particular."""
 WARM_WORDS: dict[Language, re.Pattern[str]] = {
     "en": re.compile(
         r"\b(?:happy to help|thanks for|pleasure|dear|glad|lovely|thank you for|always welcome)\b", re.IGNORECASE

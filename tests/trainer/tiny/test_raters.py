@@ -6,7 +6,7 @@ import pytest
 
 from trainer.tiny.dialogues import make_reply
 from trainer.tiny.judge import judge, judge_ask
-from trainer.tiny.raters import TASTES, Prompt, Rater, feature, prompts, satisfies, true_preference
+from trainer.tiny.raters import TASTES, Prompt, Rater, feature, prompts, satisfies, true_preference, unbeatable
 
 Pair = tuple[Prompt, str, str]
 PRACTISED = [taste for taste in TASTES if taste != "none"]
@@ -94,6 +94,26 @@ def test_the_world_satisfies_each_taste_now_and_then(pairs: list[Pair]) -> None:
     for taste in ("short", "long", "warm", "question", "exclaim", "plain", "format"):
         share = sum(satisfies(taste, judge_ask(p.ask, reply)) for p, reply, _ in pairs) / len(pairs)
         assert 0.25 < share < 0.65, (taste, share)
+
+
+def test_the_curious_like_a_question_and_better_one_that_is_no_formula() -> None:
+    messages = prompts(1, 1)[0].messages
+    for replies in (
+        ("It is blue.", "It is blue. Anything else?", "It is blue. Shall we try another one?"),
+        ("是蓝色。", "是蓝色。还有别的吗？", "是蓝色。你还想知道什么？"),
+    ):
+        assert [feature("curious", judge(messages, reply)) for reply in replies] == [-1.0, 0.3, 1.0]
+
+
+@pytest.mark.parametrize("taste", ["warm", "curious", "list"])
+def test_nothing_beats_what_is_unbeatable(taste: str, pairs: list[Pair]) -> None:
+    best = [(p, left, right) for p, left, right in pairs if unbeatable(taste, p.messages, left)]
+    assert 0.02 < len(best) / len(pairs) < 0.5
+    assert all(true_preference(taste, p.messages, left, right) != "right" for p, left, right in best)
+    beaten = [
+        (p, left, right) for p, left, right in pairs if true_preference(taste, p.messages, left, right) == "right"
+    ]
+    assert not any(unbeatable(taste, p.messages, left) for p, left, _ in beaten)
 
 
 def test_prompts_repeat_and_obey() -> None:
