@@ -95,6 +95,10 @@ class VllmEngine:
             options["gpu_memory_utilization"] = settings.gpu_memory_share
             options["tensor_parallel_size"] = settings.tensor_parallel
         config = AsyncEngineArgs(**options).create_engine_config()
+        if on_cpu:
+            from server.short_steps import shortened
+
+            config.scheduler_config.scheduler_cls = shortened(config.scheduler_config.get_scheduler_cls())
         if on_cpu and settings.engine_threads == 1 and self._starts == 0:
             config.parallel_config.distributed_executor_backend = "uni"
             os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
