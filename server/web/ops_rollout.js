@@ -151,4 +151,7 @@ function replicas(wanted, rollout) {
   );
 }
 
-const problems = (found) => Object.entries(found).map(([version, why]) => h("p", { class: "bad-news" }, `${version}: ${why}`));
+const problems = (found) =>
+  Object.keys(found).length
+    ? Object.entries(found).map(([version, why]) => h("p", { class: "bad-news" }, `${version}: ${why}`))
+    : t("no_problems");

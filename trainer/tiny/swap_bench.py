@@ -336,7 +336,8 @@ def publish_adapter(
         adapter.round_to_served()
         rollouts = [
             Rollout(render_prompt(tokenizer, each.prompt), reply, [0.0] * len(reply), True)
-            for each in make_dialogues(seed, 32, "held_out")
+            for each in make_dialogues(seed, 64, "held_out")
+            if len(each.prompt) == 1  # a question and no conversation, as the trainer's probe asks it
             for reply in [encode_reply(tokenizer, each.reply)]
         ]
         published = publish_policy(

@@ -87,6 +87,7 @@ def test_an_operators_day(new_page: NewPage, server: RunningServer, planted: Non
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Who serves")).to_be_visible()
     assert page.context.cookies() == [], "the key is in no cookie, and the page makes nobody a user"
+    expect(page.locator(".card", has_text="This server")).to_contain_text("Problemsnone")
 
     look(page, "policies")
     expect(page.locator(".policy")).to_have_count(3)
