@@ -66,6 +66,9 @@ def learn(
     seed: Annotated[int, typer.Option(help="Of people and of training.")] = 0,
     votes: Annotated[int, typer.Option(min=100, help="In all rounds together.")] = 2000,
     rounds: Annotated[int, typer.Option(min=1, max=10, help="Of votes and training.")] = 2,
+    reward_model_only: Annotated[
+        bool, typer.Option(help="How often the reward model agrees with the taste, after one round; no PPO.")
+    ] = False,
     config: Annotated[
         Path | None, typer.Option(help="A JSON file with training settings, as for `kudos train`.")
     ] = None,
@@ -79,7 +82,14 @@ def learn(
     training = TrainingConfig.model_validate_json(config.read_text()) if config else TrainingConfig()
     figures = run(
         LearnConfig(
-            taste=taste, seed=seed, noise=noise, contrary=contrary, votes=votes, rounds=rounds, training=training
+            taste=taste,
+            seed=seed,
+            noise=noise,
+            contrary=contrary,
+            votes=votes,
+            rounds=rounds,
+            reward_model_only=reward_model_only,
+            training=training,
         )
     )
     line = json.dumps(figures)

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ from trainer.tokens import decode, load_tokenizer, render_prompt
 
 MAX_MODEL_LEN = 512
 JUDGED_PROMPTS = 500
+JUDGED_PAIRS = 1000  # for the reward model; the taste has an opinion on under half of them
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class LearnConfig:
     rounds: int = 2
     raters: int = 60
     pair_share: float = 0.7
+    reward_model_only: bool = False
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
@@ -132,6 +134,29 @@ class Bench:
             "kl_nats": served[-1]["kl_nats"] if served else 0.0,
             "reward_model_accuracy": rounds[-1]["reward_model_accuracy"],
             "rounds": rounds,
+            "seconds": round(time.monotonic() - started, 1),
+        }
+
+    def run_reward_model(self) -> dict[str, Any]:
+        """The reward model alone, of as many votes, all of them on the first policy's replies."""
+        started = time.monotonic()
+        self.config = config = replace(self.config, rounds=1)
+        counts = self.vote(self.first, 1)
+        training = config.training.model_copy(update={"seed": config.seed})
+        outcome = TrainingRunner(self.settings, self.store, training, MODEL_FOLDER, self.console).run(
+            reward_model_only=True
+        )
+        return {
+            "taste": config.taste,
+            "noise": config.noise,
+            "contrary": config.contrary,
+            "seed": config.seed,
+            "votes": dict(sorted(counts.items())),
+            "reward_model_accuracy": self.true_accuracy(outcome.run_id, 1),
+            "held_out_accuracy": [
+                round(value, 4)
+                for value in (outcome.assessment.accuracy, outcome.assessment.lower, outcome.assessment.upper)
+            ],
             "seconds": round(time.monotonic() - started, 1),
         }
 
@@ -267,7 +292,7 @@ class Bench:
     def true_accuracy(self, run_id: str, number: int) -> list[float]:
         """How often the reward model prefers what the taste does, on fresh pairs of the first policy's replies that
         the taste does not call a tie; with an interval."""
-        asked = prompts(700_000 + 100 * self.config.seed + number, JUDGED_PROMPTS)
+        asked = prompts(700_000 + 100 * self.config.seed + number, JUDGED_PAIRS)
         sides = self.answer(self.first, asked, 3), self.answer(self.first, asked, 4)
         model = RewardModel.load(self.settings.runs_folder / run_id / "reward_model", self.backbone)
         scores = [
@@ -295,6 +320,6 @@ def learn(config: LearnConfig) -> dict[str, Any]:
     console.print(f"people who secretly like [bold]{config.taste}[/bold]; home {home}")
     bench = Bench(config, home, console)
     try:
-        return bench.run()
+        return bench.run_reward_model() if config.reward_model_only else bench.run()
     finally:
         bench.store.close()
