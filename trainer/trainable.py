@@ -90,11 +90,16 @@ class Learner(Protocol):
     def merged_once(self, copies: int) -> AbstractContextManager[Sequence[Weights]]: ...
 
 
+def size(learner: Learner) -> int:
+    """Its parameters' numbers."""
+    return sum(parameter.numel() for parameter in learner.parameters())
+
+
 def differentiate(parts: Sequence[Part], learner: Learner, work: Callable[[Part, Weights], R]) -> list[R]:
     """`work` on every part, side by side: it goes backwards from a loss under the weights that it is given. Leaves the
     sum of the learner's gradients, which must have none yet, and returns what the parts return."""
     assert all(parameter.grad is None for parameter in learner.parameters()), "gradients of an earlier step"
-    shares = share_out(parts, sum(parameter.numel() for parameter in learner.parameters()))
+    shares = share_out(parts, size(learner))
 
     def each(mine: Sequence[Part], weights: Weights) -> list[R]:
         return [work(part, weights) for part in mine]
