@@ -16,9 +16,8 @@ import os
 COMPILED_PRODUCTS = 128
 """Enough for an iteration's epochs to meet again what the first one compiled."""
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-KEPT_BYTES = 2**30
-LARGEST_KEPT_BYTES = 2**25  # more than which is not taken for the second
+KEPT = {"MALLOC_TRIM_THRESHOLD_": (-1, 2**30), "MALLOC_MMAP_THRESHOLD_": (-3, 2**25)}
+"""Bytes up to which glibc keeps what is free, and a single tensor; by its variable, with malloc.h's number for each."""
 
 
 def set_up_memory() -> None:
@@ -26,6 +25,6 @@ def set_up_memory() -> None:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(COMPILED_PRODUCTS))
     os.environ.setdefault("LRU_CACHE_CAPACITY", "1")  # torch's handles; to find one in oneDNN's cache costs nothing
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
-    if set_option is not None:
-        set_option(M_TRIM_THRESHOLD, KEPT_BYTES)
-        set_option(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
+    for variable, (option, count) in KEPT.items():
+        if set_option is not None and variable not in os.environ:
+            set_option(option, count)
