@@ -3,9 +3,9 @@
 oneDNN compiles a product for each shape that it meets, half a megabyte of code each, and packed batches come in ever
 new shapes: it keeps 1,024 of them, and every thread of torch's as many handles, which hold what oneDNN has let go.
 
-glibc gives what a part of a batch has freed back to the system, and the next part asks for it again, a page fault for
-each 4 KiB: it keeps it. Its heap for each thread is left alone: a single one for all took 60 MiB less and an eighth
-more time.
+glibc gives back to the system what a part of a batch has freed, and the next part asks for it again, a page fault for
+each 4 KiB: it is told to keep it. Its heap for each thread is left alone: a single one for all took 60 MiB less and an
+eighth more time.
 """
 
 from __future__ import annotations
