@@ -16,8 +16,12 @@ import os
 COMPILED_PRODUCTS = 128
 """Enough for an iteration's epochs to meet again what the first one compiled."""
 
-KEPT = {"MALLOC_TRIM_THRESHOLD_": (-1, 2**30), "MALLOC_MMAP_THRESHOLD_": (-3, 2**25)}
-"""Bytes up to which glibc keeps what is free, and a single tensor; by its variable, with malloc.h's number for each."""
+KEPT = {
+    "MALLOC_TRIM_THRESHOLD_": (-1, 2**30),  # as much as is free at the end of a heap
+    "MALLOC_TOP_PAD_": (-2, 2**26),  # a heap of another thread's, which has 64 MiB, though all of it is free
+    "MALLOC_MMAP_THRESHOLD_": (-3, 2**25),  # a tensor that could have a mapping of its own
+}
+"""Up to how many bytes glibc keeps: by its variable, with malloc.h's number for each."""
 
 
 def set_up_memory() -> None:
