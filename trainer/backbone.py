@@ -28,7 +28,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from trainer.batches import Batch, padded
 from trainer.errors import UnsupportedModel
-from trainer.fused import Grid, Places, add_norm, attend, linears, rms_norm, swiglu
+from trainer.fused import Grid, Places, add_norm, attend, rms_norm, swiglu
 from trainer.optional_imports import without_optional
 
 with without_optional():
@@ -136,9 +136,10 @@ class Backbone:
         """One decoder layer; the uppermost one only for the tokens that are read."""
         layer: Any = self.layers[index]
 
-        def linear(name: str) -> tuple[Tensor, Tensor | None]:
+        def linear(name: str, x: Tensor) -> Tensor:
             module, path = layer.get_submodule(name), f"layers.{index}.{name}"
-            return weights.get(f"{path}.weight", module.weight), weights.get(f"{path}.bias", module.bias)
+            weight, bias = weights.get(f"{path}.weight", module.weight), weights.get(f"{path}.bias", module.bias)
+            return F.linear(x, weight, bias)
 
         def normer(name: str) -> tuple[Tensor, float]:
             module = layer.get_submodule(name)
@@ -147,9 +148,8 @@ class Backbone:
         def norm(name: str, x: Tensor) -> Tensor:
             return rms_norm(x, *normer(name))
 
-        def heads(x: Tensor, *names: str) -> list[Tensor]:
-            found = linears(x, *(linear(f"self_attn.{name}_proj") for name in names))
-            return [each.view(len(x), -1, layer.self_attn.head_dim) for each in found]
+        def heads(name: str, x: Tensor) -> Tensor:
+            return linear(f"self_attn.{name}_proj", x).view(len(x), -1, layer.self_attn.head_dim)
 
         normed_NH = norm("input_layernorm", hidden_NH)
         asking_NH, asking = normed_NH, places
@@ -160,18 +160,16 @@ class Backbone:
                 x.index_select(0, read_C) for x in (normed_NH, hidden_NH, places.cos_ND, places.sin_ND)
             )
             asking = Places(batch.read_slot_C, batch.prompts, batch.row_reads, cos_CD, sin_CD)
-            (query,), (key, value) = heads(asking_NH, "q"), heads(normed_NH, "k", "v")
-        else:
-            query, key, value = heads(normed_NH, "q", "k", "v")
+        query, key, value = heads("q", asking_NH), heads("k", normed_NH), heads("v", normed_NH)
         if hasattr(layer.self_attn, "q_norm"):
             query, key = norm("self_attn.q_norm", query), norm("self_attn.k_norm", key)
         grid = Grid(asking, places, batch.mask(hidden_NH.dtype, read=top), layer.self_attn.scaling)
         attended = attend(query, key, value, grid)
         hidden_NH, normed_NH = add_norm(
-            hidden_NH, F.linear(attended, *linear("self_attn.o_proj")), *normer("post_attention_layernorm")
+            hidden_NH, linear("self_attn.o_proj", attended), *normer("post_attention_layernorm")
         )
-        gated = swiglu(*linears(normed_NH, linear("mlp.gate_proj"), linear("mlp.up_proj")))
-        return hidden_NH + F.linear(gated, *linear("mlp.down_proj"))
+        gated = swiglu(linear("mlp.gate_proj", normed_NH), linear("mlp.up_proj", normed_NH))
+        return hidden_NH + linear("mlp.down_proj", gated)
 
     def normed(self, hidden: Tensor, weights: Weights = FROZEN) -> Tensor:
         norm = self._inner.norm

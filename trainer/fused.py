@@ -85,35 +85,6 @@ class _AddNorm(torch.autograd.Function):
         return dx, dx if for_more else None, dw, None
 
 
-def linears(x: Tensor, *layers: tuple[Tensor, Tensor | None]) -> tuple[Tensor, ...]:
-    """x·Wᵀ + b for each of several layers, (W, b), that read the same."""
-    return _Linears.apply(x, *(tensor for layer in layers for tensor in layer))  # type: ignore[no-any-return, no-untyped-call]
-
-
-class _Linears(torch.autograd.Function):
-    """dx = Σ dy·W, summed up within the products; dW = dyᵀ·x, db = Σ dy."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *flat: Any) -> tuple[Tensor, ...]:
-        weights, biases = flat[::2], flat[1::2]
-        ctx.save_for_backward(x, *weights)
-        return tuple(F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, *weights = ctx.saved_tensors
-        for_x, *for_flat = ctx.needs_input_grad
-        dx = None
-        if for_x:
-            dx = gradients[0] @ weights[0]
-            for gradient, weight in zip(gradients[1:], weights[1:], strict=True):
-                dx.addmm_(gradient, weight)
-        flat: list[Tensor | None] = []
-        for gradient, for_weight, for_bias in zip(gradients, for_flat[::2], for_flat[1::2], strict=True):
-            flat += [gradient.t() @ x if for_weight else None, gradient.sum(0) if for_bias else None]
-        return dx, *flat
-
-
 def swiglu(gate: Tensor, linear: Tensor) -> Tensor:
     """gate · σ(gate) · linear: Shazeer 2020 (arXiv 2002.05202)."""
     return _SwiGlu.apply(gate, linear)  # type: ignore[no-any-return, no-untyped-call]
@@ -217,9 +188,11 @@ def to_grid(x_NAD: Tensor, places: Places, *, turn: bool) -> Tensor:
     slots, prompts, width, cos_ND, sin_ND = places
     tokens, heads, each = len(slots), *x_NAD.shape[1:]
     if kernels.fit(x_NAD):
-        grid = torch.empty(prompts, heads, width, each, dtype=x_NAD.dtype)
+        grid = (torch.empty if tokens == prompts * width else torch.zeros)(
+            prompts, heads, width, each, dtype=x_NAD.dtype
+        )
         angles = (cos_ND, sin_ND) if turn else (None, None)
-        kernels.call("to_grid", x_NAD.contiguous(), *angles, slots, grid, tokens, prompts, heads, width, each)
+        kernels.call("to_grid", x_NAD.contiguous(), *angles, slots, grid, tokens, heads, width, each)
         return grid
     x_NAD, cos_ND, sin_ND = x_NAD[:tokens], cos_ND[:tokens], sin_ND[:tokens]
     turned = _turned(x_NAD, cos_ND[:, None], sin_ND[:, None]) if turn else x_NAD

@@ -95,23 +95,13 @@ void swiglu_back(const bf16 *restrict g, const bf16 *restrict gate, const bf16 *
     }
 }
 
-/* Zeros in slots first to last, without the last. */
-static void clear(bf16 *grid, int64_t first, int64_t last, int64_t heads, int64_t positions, int64_t width) {
-    for (int64_t slot = first; slot < last; slot++)
-        for (int64_t head = 0; head < heads; head++)
-            memset(grid + ((slot / positions * heads + head) * positions + slot % positions) * width, 0,
-                   (size_t)width * sizeof(bf16));
-}
-
 /* Packed tokens (rows, heads · width) to attention's grid (prompts, heads, positions, width), turned by rotary
- * angles where there are any: cos and sin are (rows, width), of which the first half is read. Slots ascend; those that
- * no token fills are zero. */
+ * angles where there are any: cos and sin are (rows, width), of which the first half is read. */
 void to_grid(const bf16 *restrict x, const bf16 *restrict cos, const bf16 *restrict sin, const int64_t *restrict slots,
-             bf16 *restrict grid, int64_t rows, int64_t prompts, int64_t heads, int64_t positions, int64_t width) {
+             bf16 *restrict grid, int64_t rows, int64_t heads, int64_t positions, int64_t width) {
     int64_t half = width / 2;
     for (int64_t row = 0; row < rows; row++) {
         int64_t prompt = slots[row] / positions, position = slots[row] % positions;
-        clear(grid, row ? slots[row - 1] + 1 : 0, slots[row], heads, positions, width);
         for (int64_t head = 0; head < heads; head++, x += width) {
             bf16 *out = grid + ((prompt * heads + head) * positions + position) * width;
             if (!cos) {
@@ -125,7 +115,6 @@ void to_grid(const bf16 *restrict x, const bf16 *restrict cos, const bf16 *restr
             }
         }
     }
-    clear(grid, rows ? slots[rows - 1] + 1 : 0, prompts * positions, heads, positions, width);
 }
 
 /* The way back: from the grid to packed tokens, turned back where they were turned. */

@@ -22,7 +22,6 @@ from trainer.fused import (
     chosen_back_,
     chosen_logprobs,
     from_grid,
-    linears,
     rms_norm,
     swiglu,
     to_grid,
@@ -38,8 +37,8 @@ def _randn(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def _grid(dtype: torch.dtype) -> tuple[int, Grid]:
-    """A causal grid of two prompts, both shorter than the grid is wide."""
-    slots = torch.tensor([0, 1, 2, 3, 5, 6, 7])
+    """A causal grid of two prompts, the second one shorter than the grid is wide."""
+    slots = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7])
     angles = torch.cat([_randn(len(slots), WIDTH // 2)] * 2, dim=1)
     places = Places(slots, PROMPTS, LENGTH, angles.cos().to(dtype), angles.sin().to(dtype))
     mask = torch.full((LENGTH, LENGTH), torch.finfo(dtype).min, dtype=dtype).triu(1)
@@ -58,10 +57,6 @@ def _functions(dtype: torch.dtype) -> dict[str, tuple[Callable[..., Tensor], lis
         "add and norm": (
             lambda x, more, w: torch.cat(add_norm(x, more, w, 1e-5)),
             [randn(3, 7), randn(3, 7), randn(7)],
-        ),
-        "linears": (
-            lambda x, v, w, bias: torch.cat(linears(x, (v, None), (w, bias)), dim=1),
-            [randn(5, 7), randn(3, 7), randn(4, 7), randn(4)],
         ),
         "swiglu": (swiglu, [randn(5, 9), randn(5, 9)]),
         "attention": (
@@ -93,13 +88,13 @@ def test_the_way_to_the_grid_and_back_is_no_way() -> None:
     tokens, grid = _grid(torch.float64)
     x = _randn(tokens, HEADS, WIDTH)
     turned = to_grid(x, grid.asked, turn=True)
-    assert not torch.cat([turned[0, :, 4:], turned[1, :, 3:]], dim=1).any(), "what no token fills is zero"
+    assert not turned[1, :, 3:].any(), "what no token fills is zero"
     torch.testing.assert_close(from_grid(turned, grid.asked, turn=True), x)
     assert not torch.allclose(from_grid(turned, grid.asked, turn=False), x)
 
 
 @pytest.fixture
-def compiled(one_thread: None) -> None:
+def compiled() -> None:
     """The functions in C, which every machine that runs these tests can build."""
     assert kernels.library() is not None
     assert kernels.fit(torch.zeros(1, dtype=torch.bfloat16))
@@ -120,16 +115,6 @@ def test_the_compiled_functions_and_their_gradients_are_the_same_to_a_bf16(name:
     for one, other in zip(found, expected, strict=True):
         assert one.dtype is torch.bfloat16
         torch.testing.assert_close(one.double(), other, rtol=2e-2, atol=4e-2)
-
-
-@pytest.mark.usefixtures("compiled")
-@pytest.mark.parametrize("turn", [True, False])
-def test_the_compiled_way_to_the_grid_fills_all_of_it(turn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokens, grid = _grid(torch.bfloat16)
-    x = _randn(tokens, HEADS, WIDTH, dtype=torch.bfloat16)
-    expected = to_grid(x.double(), grid.asked, turn=turn)
-    monkeypatch.setattr(torch, "empty", lambda *shape, dtype: torch.full(shape, 7.0, dtype=dtype))  # as memory may be
-    torch.testing.assert_close(to_grid(x, grid.asked, turn=turn).double(), expected, rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.usefixtures("compiled")
