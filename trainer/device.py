@@ -25,7 +25,7 @@ class Passes(NamedTuple):
     """Of one piece of the table of logits."""
 
 
-CPU = Passes(learning_tokens=2048, scoring_tokens=1024, table_numbers=2**19)
+CPU = Passes(learning_tokens=1536, scoring_tokens=1024, table_numbers=2**19)
 GPU = Passes(learning_tokens=8192, scoring_tokens=16384, table_numbers=2**26)
 
 
