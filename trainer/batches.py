@@ -17,6 +17,7 @@ longest row (a prompt with all of its replies) and up to the next multiple, Q of
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -182,19 +183,24 @@ class Batch:
             tokens.append(tokens[-1] + row.length)
         return list(pairwise(replies)), list(pairwise(tokens))
 
-    def by_length(self, max_tokens: int, among: Tensor | None = None) -> list[Part]:
-        """All rows (or those `among` them) in parts of similar length, each with a grid of at most `max_tokens`
-        positions (or of a single row)."""
+    def by_length(self, max_tokens: int, among: Tensor | None = None, *, multiple: int = 1) -> list[Part]:
+        """All rows (or those `among` them) in parts of neighbours in length, each with a grid of at most `max_tokens`
+        positions (or of a single row). No part is much larger than another, and they are a whole multiple of so many,
+        where there are enough rows."""
         index = torch.arange(self.prompts) if among is None else among
         lengths = torch.tensor([self.rows[row].length for row in index.tolist()])
-        order = torch.argsort(lengths, descending=True, stable=True)
-        parts: list[Part] = []
-        start = 0
-        while start < len(order):
-            count = max(1, max_tokens // rounded_up(int(lengths[order[start]]), POSITIONS))
-            parts.append(self.select(index[order[start : start + count]]))
-            start += count
-        return parts
+        lengths, order = lengths.sort(descending=True, stable=True)
+        widths = [rounded_up(length, POSITIONS) for length in lengths.tolist()]
+
+        def cuts(limit: int) -> list[int]:
+            starts = [0]
+            while starts[-1] < len(widths):
+                starts.append(starts[-1] + max(1, limit // widths[starts[-1]]))
+            return starts
+
+        most = rounded_up(len(cuts(max_tokens)) - 1, multiple)
+        limit = bisect_left(range(max_tokens), True, key=lambda limit: len(cuts(limit)) - 1 <= most)
+        return [self.select(index[order[start:stop]]) for start, stop in pairwise(cuts(limit))]
 
 
 @dataclass(frozen=True)

@@ -122,8 +122,8 @@ class PpoConfig(Frozen):
     minibatches: int = Field(2, ge=1)
     epochs: int = Field(2, ge=1)
     microbatch_tokens: int | None = Field(None, ge=256)
-    """Positions of attention's grid in one pass: memory against speed, nothing else. Unset: 768 on a CPU, where a small
-    model is fastest if a pass stays in a core's cache, and 8,192 on a GPU."""
+    """Positions of attention's grid in one pass, at most: memory against speed, nothing else. Unset: 1,536 on a CPU,
+    where every pass adds up the gradients of all weights, and 8,192 on a GPU."""
     response_tokens: int = Field(64, ge=1)
     temperature: float = Field(0.7, gt=0)
     """Of the rollouts; the same as the server's default, so that training sees what users see."""

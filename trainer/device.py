@@ -1,6 +1,7 @@
 """Where training runs, and how much of a batch goes through it at once.
 
-On a CPU a pass is small, so that what it keeps stays in the caches, and several run side by side (`trainer.workers`).
+On a CPU several passes run side by side (`trainer.workers`), and what they keep is bounded; each that goes backwards
+adds up gradients of all weights, so that few are better than many.
 On a GPU passes run one after another, each large enough to fill it.
 """
 
@@ -24,7 +25,7 @@ class Passes(NamedTuple):
     """Of one piece of the table of logits."""
 
 
-CPU = Passes(learning_tokens=768, scoring_tokens=1024, table_numbers=2**19)
+CPU = Passes(learning_tokens=1536, scoring_tokens=1024, table_numbers=2**19)
 GPU = Passes(learning_tokens=8192, scoring_tokens=16384, table_numbers=2**26)
 
 

@@ -17,7 +17,7 @@ from trainer.backbone import FROZEN, Backbone, Weights
 from trainer.batches import Batch, Part, padded
 from trainer.device import passes
 from trainer.fused import chosen_back_, chosen_logprobs, precise, precise_type
-from trainer.workers import each_part
+from trainer.workers import each_part, even_parts
 
 
 def reply_logprobs(
@@ -70,7 +70,7 @@ def score_logprobs(
         logprobs = reply_logprobs(backbone, hidden_CH, piece, temperature, weights)
         result_BR[part.replies, : logprobs.shape[1]] = logprobs
 
-    each_part(batch.by_length(passes(backbone.device).scoring_tokens), score)
+    each_part(even_parts(batch, passes(backbone.device).scoring_tokens), score)
     return result_BR.cpu()
 
 

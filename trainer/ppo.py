@@ -33,8 +33,8 @@ from trainer.reward import Composer, Facts, Reward
 from trainer.reward_model import RewardModel, Shared
 from trainer.sampler import Rollout, Samples
 from trainer.surprise import COLUMNS, surprise
-from trainer.trainable import Trainable, differentiate
-from trainer.workers import each_part
+from trainer.trainable import Trainable, differentiate, size
+from trainer.workers import each_part, even_parts
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ class Ppo:
                 critic_NH[self.critic.kept(part)] = kept
                 values_BR[rows, :steps] = self.critic.values(kept, frozen.surprise_CF, piece, critic_weights)
 
-        each_part(batch.by_length(self.pass_tokens), score)
+        each_part(even_parts(batch, self.pass_tokens), score)
         sampler_BR = torch.zeros(mask_BR.shape)
         for row, rollout in enumerate(rollouts):
             sampler_BR[row, : len(rollout.logprobs)] = torch.tensor(rollout.logprobs)
@@ -342,7 +342,7 @@ class Ppo:
     ) -> Update:
         """One optimizer step on the prompts `rows`."""
         config, backbone, critic = self.config, self.backbone, self.critic
-        parts = experience.batch.by_length(self.pass_tokens, among=rows)
+        parts = even_parts(experience.batch, self.pass_tokens, rows, size(self.policy))
         tokens = torch.stack([part.batch.reply_lengths_B.sum() for part in parts]).sum()
 
         def policy_part(part: Part, weights: Weights) -> tuple[float, float, float]:

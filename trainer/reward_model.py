@@ -34,7 +34,7 @@ from trainer.likelihood import VoteModel
 from trainer.lora import LoraAdapter
 from trainer.surprise import COLUMNS, surprise_of
 from trainer.unrelated import Contrast, Unrelated
-from trainer.workers import each_part, side_by_side
+from trainer.workers import each_part, even_parts, side_by_side
 
 
 class Shared(NamedTuple):
@@ -154,7 +154,7 @@ class RewardModel(nn.Module):
         def score(part: Part) -> None:
             result_MB[:, part.replies] = self.scores(self.shared(part.batch), part.batch, merged)
 
-        each_part(batch.by_length(passes(device).scoring_tokens), score)
+        each_part(even_parts(batch, passes(device).scoring_tokens), score)
         return result_MB.cpu()
 
     @torch.no_grad()

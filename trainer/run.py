@@ -36,7 +36,7 @@ from trainer.examples import Examples, to_examples
 from trainer.held_lease import HeldLease, held_lease
 from trainer.iteration import Iteration, as_row
 from trainer.lora import LoraAdapter
-from trainer.memory import keep_memory_small
+from trainer.memory import set_up_memory
 from trainer.ppo import Ppo
 from trainer.progress import RunProgress
 from trainer.publication import PROBE_QUESTIONS, PROBE_REPLIES, publish_policy
@@ -78,7 +78,7 @@ class TrainingRunner:
         self.model_folder = model_folder
         self.device = pick_device(config.device)
         self._make_sampler = sampler or make_sampler
-        keep_memory_small()
+        set_up_memory()
         if config.threads is not None:
             torch.set_num_threads(config.threads)
 

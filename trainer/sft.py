@@ -19,7 +19,8 @@ from trainer.config import SftConfig
 from trainer.device import passes
 from trainer.examples import Demonstration
 from trainer.logprobs import reply_logprobs, score_logprobs
-from trainer.trainable import Trainable, differentiate
+from trainer.trainable import Trainable, differentiate, size
+from trainer.workers import even_parts
 
 FEWEST_TO_CHOOSE_BY = 8
 
@@ -83,7 +84,8 @@ def _step(
         logprobs_BR = reply_logprobs(backbone, hidden_CH, piece, 1.0, weights)
         (-(weight_B[part.replies] * logprobs_BR.sum(1)).sum() / total).backward()  # type: ignore[no-untyped-call]
 
-    differentiate(batch.by_length(passes(backbone.device).learning_tokens), policy, backward)
+    parts = even_parts(batch, passes(backbone.device).learning_tokens, parameters=size(policy))
+    differentiate(parts, policy, backward)
     nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)  # now, so that what learns next finds none

@@ -52,8 +52,8 @@ class Trainable(nn.Module, ABC):
 
 @contextmanager
 def leaves(exact: Mapping[str, Tensor], dtype: torch.dtype | None, copies: int) -> Iterator[list[dict[str, Tensor]]]:
-    """Tensors to go backwards through any number of times, as `dtype` (unset: their own). Gradients add up in fp32, and
-    the way on to what the tensors are made of is taken once, at the end.
+    """Tensors to go backwards through any number of times, as `dtype` (unset: their own). Gradients add up in fp32 (a
+    single one stays as it comes), and the way on to what the tensors are made of is taken once, at the end.
 
     copies: for as many threads. They share their numbers, and each adds up its own gradients, so that the order of
     sums, and with it their last bit, is always the same.
@@ -64,7 +64,7 @@ def leaves(exact: Mapping[str, Tensor], dtype: torch.dtype | None, copies: int) 
     def leaf(name: str, total: dict[str, Tensor]) -> Tensor:
         def collect(copy: Tensor) -> None:
             assert copy.grad is not None
-            total[name] = accumulate_(total[name], copy.grad) if name in total else precise(copy.grad)
+            total[name] = accumulate_(precise(total[name]), copy.grad) if name in total else copy.grad
             copy.grad = None
 
         copy = run[name].detach().requires_grad_()
@@ -76,10 +76,10 @@ def leaves(exact: Mapping[str, Tensor], dtype: torch.dtype | None, copies: int) 
     for other in others:
         while other:
             name, gradient = other.popitem()
-            summed[name] = summed[name].add_(gradient) if name in summed else gradient
+            summed[name] = precise(summed[name]).add_(gradient) if name in summed else gradient
     for name in [name for name in summed if exact[name].is_leaf and exact[name].grad is None]:
-        exact[name].grad = summed.pop(name)  # autograd would make a copy
-    torch.autograd.backward([exact[name] for name in summed], list(summed.values()))
+        exact[name].grad = precise(summed.pop(name))  # autograd would make a copy
+    torch.autograd.backward([exact[name] for name in summed], [precise(total) for total in summed.values()])
 
 
 class Learner(Protocol):
@@ -90,11 +90,16 @@ class Learner(Protocol):
     def merged_once(self, copies: int) -> AbstractContextManager[Sequence[Weights]]: ...
 
 
+def size(learner: Learner) -> int:
+    """Its parameters' numbers."""
+    return sum(parameter.numel() for parameter in learner.parameters())
+
+
 def differentiate(parts: Sequence[Part], learner: Learner, work: Callable[[Part, Weights], R]) -> list[R]:
     """`work` on every part, side by side: it goes backwards from a loss under the weights that it is given. Leaves the
     sum of the learner's gradients, which must have none yet, and returns what the parts return."""
     assert all(parameter.grad is None for parameter in learner.parameters()), "gradients of an earlier step"
-    shares = share_out(parts, sum(parameter.numel() for parameter in learner.parameters()))
+    shares = share_out(parts, size(learner))
 
     def each(mine: Sequence[Part], weights: Weights) -> list[R]:
         return [work(part, weights) for part in mine]

@@ -15,8 +15,9 @@ from functools import cache, partial
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
-from trainer.batches import Part
+from trainer.batches import Batch, Part
 
 R = TypeVar("R")
 MOST_COPIES_BYTES = 2**28
@@ -24,14 +25,24 @@ MOST_COPIES_BYTES = 2**28
 share."""
 
 
+def workers(device: torch.device, parameters: int = 0) -> int:
+    """As many as cores, where gradients of so many parameters for each of them are not too much. On a GPU, one: its
+    passes come one after another in any case."""
+    if device.type != "cpu":
+        return 1
+    cores = torch.get_num_threads()
+    return max(1, min(cores, MOST_COPIES_BYTES // (4 * parameters))) if parameters else cores
+
+
+def even_parts(batch: Batch, max_tokens: int, among: Tensor | None = None, parameters: int = 0) -> list[Part]:
+    """Parts of at most so many positions of attention's grid, as many for each worker."""
+    return batch.by_length(max_tokens, among, multiple=workers(batch.device, parameters))
+
+
 def share_out(parts: Sequence[Part], parameters: int = 0) -> list[list[Part]]:
-    """The parts for each worker: the largest first, each to whoever has least to do. As many workers as cores, where
-    there are as many parts, and where gradients of so many parameters for each of them are not too much. On a GPU, one
-    worker: its passes come one after another in any case."""
-    most = torch.get_num_threads() if parts[0].batch.device.type == "cpu" else 1
-    if parameters:
-        most = min(most, MOST_COPIES_BYTES // (4 * parameters))
-    shares: list[list[Part]] = [[] for _ in range(max(1, min(most, len(parts))))]
+    """The parts for each worker: the largest first, each to whoever has least to do."""
+    most = workers(parts[0].batch.device, parameters)
+    shares: list[list[Part]] = [[] for _ in range(min(most, len(parts)))]
     loads = [0] * len(shares)
     for part in sorted(parts, key=lambda part: -len(part.tokens)):
         least = loads.index(min(loads))

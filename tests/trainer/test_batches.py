@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.batches import POSITIONS, ROWS, Batch, padded
+from trainer.batches import POSITIONS, ROWS, Batch, padded, rounded_up
 
 ids = st.lists(st.integers(1, 40), min_size=1, max_size=9)
 rows = st.lists(st.tuples(st.sampled_from([[7], [7, 8, 9], [3, 3]]), ids), min_size=1, max_size=8)
@@ -85,6 +85,18 @@ def test_parts_cover_every_reply_once_and_keep_to_their_size(pairs: Rows, limit:
         assert part.batch.prompts == 1 or part.batch.prompts * part.batch.row_tokens <= limit
     some = batch.by_length(limit, among=torch.tensor([0]))
     assert [part.rows.tolist() for part in some] == [[0]]
+
+
+@given(rows, st.integers(1, 60), st.integers(2, 3))
+def test_parts_are_as_many_for_each_worker_and_of_one_size(pairs: Rows, limit: int, multiple: int) -> None:
+    batch = _batch(pairs)
+    least, parts = len(batch.by_length(limit)), batch.by_length(limit, multiple=multiple)
+    assert len(parts) <= rounded_up(least, multiple)
+    grids = [part.batch.prompts * part.batch.row_tokens for part in parts]
+    smaller = batch.by_length(max(grids) - 1, multiple=1)
+    assert len(smaller) > rounded_up(least, multiple) or max(grids) == max(part.batch.row_tokens for part in parts), (
+        "no limit below would do"
+    )
 
 
 @pytest.mark.parametrize(

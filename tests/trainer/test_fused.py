@@ -94,7 +94,7 @@ def test_the_way_to_the_grid_and_back_is_no_way() -> None:
 
 
 @pytest.fixture
-def compiled() -> None:
+def compiled(one_thread: None) -> None:
     """The functions in C, which every machine that runs these tests can build."""
     assert kernels.library() is not None
     assert kernels.fit(torch.zeros(1, dtype=torch.bfloat16))

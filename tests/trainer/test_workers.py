@@ -13,7 +13,7 @@ from trainer.backbone import Weights
 from trainer.batches import Batch, Part
 from trainer.logprobs import reply_logprobs
 from trainer.trainable import FullWeights, differentiate
-from trainer.workers import MOST_COPIES_BYTES, each_part, share_out, side_by_side
+from trainer.workers import MOST_COPIES_BYTES, each_part, even_parts, share_out, side_by_side
 
 PROMPTS = [[5, 6], [7, 8, 9], [4], [5, 9, 3], [2, 3], [8]]
 REPLIES = [[11, 12, 1], [13, 14, 15, 16, 17, 1], [1], [2, 3, 4], [11, 1], [6, 6, 6, 6]]
@@ -41,6 +41,14 @@ def test_each_part_has_one_worker_and_the_largest_come_first() -> None:
     assert max(loads) - min(loads) <= max(len(part.tokens) for part in parts)
     assert len(share_out(parts[:1])) == 1
     assert len(share_out(parts, MOST_COPIES_BYTES)) == 1, "a large model's gradients are kept once"
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_what_one_part_could_hold_is_cut_for_two_workers() -> None:
+    batch = Batch.of(PROMPTS, REPLIES)
+    assert len(even_parts(batch, 1000)) == 2
+    assert len(even_parts(batch, 1000, parameters=MOST_COPIES_BYTES)) == 1, "which has one worker"
+    assert len(even_parts(batch, 1000, among=torch.tensor([0]))) == 1, "one row is not cut"
 
 
 @pytest.mark.usefixtures("two_threads")

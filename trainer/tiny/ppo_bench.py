@@ -24,7 +24,7 @@ from trainer.backbone import Backbone
 from trainer.config import PpoConfig, RewardConfig, RewardModelConfig
 from trainer.iteration import Iteration
 from trainer.lora import LoraAdapter
-from trainer.memory import keep_memory_small
+from trainer.memory import set_up_memory
 from trainer.ppo import Ppo, Update
 from trainer.reward_model import RewardModel
 from trainer.sampler import Rollout, Sampler
@@ -96,7 +96,7 @@ def _run(command: list[str], told: str) -> dict[str, Any]:
 
 def measure(bench: PpoBench) -> dict[str, Any]:
     """One run. The first iteration warms up and is not counted."""
-    keep_memory_small()
+    set_up_memory()
     tokenizer = load_tokenizer(bench.model)
     device = torch.device(bench.device)
     backbone = Backbone.load(bench.model, device=device)
