@@ -134,7 +134,7 @@ def test_processes_that_start_at_once_migrate_once(empty_settings: Settings) -> 
 
 
 def test_a_users_votes_have_an_index(empty_settings: Settings) -> None:
-    """The constraint on idempotency keys, which begins with the user; not one of its own, as each vote would write it."""
+    """That of the constraint on keys, which begins with the user: one of its own would be written with each vote."""
     store = open_store(empty_settings)
     try:
         with store.read() as session:
