@@ -51,7 +51,7 @@ class BareRoutes:
                     self._by_method[method].append((route.path_regex, route))
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        for address, route in self._by_method.get(scope["method"], ()):
+        for address, route in self._by_method.get(scope.get("method", ""), ()):  # a lifespan has none
             if (found := address.match(scope["path"])) is not None:
                 scope["route"], scope["path_params"] = route, found.groupdict()
                 return self._answer(route, scope, receive, send)
