@@ -5,6 +5,7 @@ beside other people's votes.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +19,8 @@ MAX_REASON_CHARS = 64
 MAX_COMMENT_CHARS = 4_000
 MAX_CORRECTION_CHARS = 32_000
 MAX_KEY_CHARS = 200
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,13 +101,14 @@ def _words(field: str, value: Any, max_chars: int) -> str | None:
     if len(value) > max_chars:
         raise BadBallot(f"{field}: {len(value)} characters; at most {max_chars} are kept")
     # Neither database stores these, and refusing here beats failing a whole batch there.
-    if "\x00" in value or any("\ud800" <= char <= "\udfff" for char in value):
+    if "\x00" in value or not (value.isascii() or _SURROGATE.search(value) is None):
         raise BadBallot(f"{field}: holds a NUL character or half of a surrogate pair")
     return value if value.strip() else None
 
 
 def _reasons(value: Any) -> tuple[str, ...]:
-    if isinstance(value, str) or not isinstance(value, Sequence):
+    # Lists first: to ask whether something is a Sequence costs as much as all else that is asked of a vote.
+    if not isinstance(value, list | tuple) and (isinstance(value, str) or not isinstance(value, Sequence)):
         raise BadBallot("reasons: must be a list of short texts")
     if len(value) > MAX_REASONS:
         raise BadBallot(f"reasons: {len(value)} given; at most {MAX_REASONS} are kept")

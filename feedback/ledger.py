@@ -50,7 +50,7 @@ class _Takes(Enum):
     ONE_ROW = auto()  # the connection, and writes so little that SQLite needs no savepoint for it
 
 
-@dataclass
+@dataclass(slots=True)
 class _Job:
     operation: Callable[[Any], Any]
     future: "Future[Any]"
@@ -58,7 +58,7 @@ class _Job:
     attempts: int = 0
 
 
-@dataclass
+@dataclass(slots=True)
 class _Outcome:
     value: Any = None
     error: Exception | None = None
@@ -71,7 +71,8 @@ class Ledger:
     def __init__(self, store: Store, *, max_waiting: int = 10_000, max_batch: int = 256) -> None:
         self._store = store
         self._max_batch = max_batch if store.is_sqlite else min(max_batch, _POSTGRES_BATCH)
-        self._waiting: queue.Queue[_Job | None] = queue.Queue(maxsize=max_waiting)
+        self._max_waiting = max_waiting
+        self._waiting: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()  # a fifth of what a Queue costs
         self._gate = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="kudos-ledger", daemon=True)
@@ -100,10 +101,10 @@ class Ledger:
             if self._closed:
                 future.set_exception(StorageBusy("the ledger is closed"))
                 return future
-            try:
-                self._waiting.put_nowait(_Job(operation, future, takes))
-            except queue.Full:
-                future.set_exception(StorageBusy(f"{self._waiting.maxsize} writes are waiting already"))
+            if self._waiting.qsize() >= self._max_waiting:
+                future.set_exception(StorageBusy(f"{self._max_waiting} writes are waiting already"))
+            else:
+                self._waiting.put(_Job(operation, future, takes))
         return future
 
     @property

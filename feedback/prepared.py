@@ -9,11 +9,11 @@ from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Table
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
 
-from feedback.statements import Executor, dialect_of
+from feedback.statements import Executor, dialect_of, insert_if_new
 
 _DIALECT = sqlite.dialect()
 
@@ -62,12 +62,32 @@ class Prepared:
         return self._row(*cells)
 
     def _start(self, driver: sqlite3.Connection, parameters: Mapping[str, Any]) -> sqlite3.Cursor:
-        given = {**self._fixed, **parameters}
+        given = {**self._fixed, **parameters} if self._fixed else parameters
         values = [given[name] if convert is None else convert(given[name]) for name, convert in self._taken]
         try:
             return driver.execute(self._sql, values)
         except sqlite3.Error as error:
             raise DBAPIError(self._sql, None, error, hide_parameters=True) from error
+
+
+class PreparedInsert(Prepared):
+    """Of rows whose primary key is a number that the database gives."""
+
+    def __init__(self, target: Table) -> None:
+        (key,) = target.primary_key.columns
+        # On SQLite the driver knows the number: having it returned costs a fifth of the insert.
+        statement = sqlite.insert(target).on_conflict_do_nothing()
+        super().__init__(statement, [column.name for column in target.c if column is not key])
+        self._target = target
+
+    def append(self, executor: Executor, row: Mapping[str, Any]) -> int | None:
+        """The number of the new row; None when a unique constraint says that there is such a row already."""
+        driver = _driver(executor)
+        if driver is None:
+            found: int | None = executor.execute(insert_if_new(dialect_of(executor), self._target), row).scalar()
+            return found
+        cursor = self._start(driver, row)
+        return cursor.lastrowid if cursor.rowcount == 1 else None
 
 
 def _driver(executor: Executor) -> sqlite3.Connection | None:

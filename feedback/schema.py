@@ -196,14 +196,14 @@ class Vote(SQLModel, table=True):
     __tablename__ = "vote"
     __table_args__ = (
         UniqueConstraint("target_id", "user_id", "revision", name="uq_vote_revision"),
-        UniqueConstraint("user_id", "idempotency_key", name="uq_vote_idempotency"),
+        UniqueConstraint("user_id", "idempotency_key", name="uq_vote_idempotency"),  # and all votes of a user
         {"sqlite_autoincrement": True},  # an id is never given twice, not even after an erasure
     )
 
     id: int | None = Field(default=None, primary_key=True)
     target_kind: str
     target_id: str
-    user_id: str = Field(index=True)
+    user_id: str
     revision: int  # 1, 2, ... per user and target
     withdrawn: bool = False
     thumb: str | None = None

@@ -16,9 +16,9 @@ from sqlalchemy import FromClause, and_, bindparam, false, func, select
 
 from feedback.ballots import Ballot, check_key, member
 from feedback.errors import IdempotencyConflict, StorageBusy, UnknownTarget, Unvotable
-from feedback.prepared import Prepared
+from feedback.prepared import Prepared, PreparedInsert
 from feedback.schema import SHADOW, Comparison, Conversation, Reply, ReplyState, TargetKind, Vote, now
-from feedback.statements import Executor, columns, dialect_of, insert_if_new, table
+from feedback.statements import Executor, columns, table
 
 _ATTEMPTS = 100  # of a vote that keeps meeting another revision of itself
 
@@ -88,7 +88,7 @@ def cast_vote(
         revision = (found.revision or 0) + 1
         row = _row(kind, target_id, user_id, revision) | ballot.values()
         row |= {"idempotency_key": idempotency_key, "body_digest": digest}
-        vote_id = _append(session, row)
+        vote_id = _INSERT.append(session, row)
         if vote_id is not None:
             outcome = VoteOutcome.ACCEPTED if fresh else VoteOutcome.CHANGED
             return VoteResult(vote_id, revision, outcome, _judged(kind, found))
@@ -112,21 +112,10 @@ def withdraw_vote(session: Executor, *, user_id: str, target_kind: str, target_i
         if latest.withdrawn:
             return VoteResult(latest.id, latest.revision, VoteOutcome.DUPLICATE)
         row = _row(str(kind), target_id, user_id, latest.revision + 1) | {"withdrawn": True}
-        vote_id = _append(session, row)
+        vote_id = _INSERT.append(session, row)
         if vote_id is not None:
             return VoteResult(vote_id, latest.revision + 1, VoteOutcome.WITHDRAWN)
     raise StorageBusy("many votes on one target at once: try again")
-
-
-@lru_cache(maxsize=2)
-def _insert(dialect: str) -> Prepared:
-    return Prepared(insert_if_new(dialect, _VOTE), [column.name for column in _VOTE.c if column.name != "id"])
-
-
-def _append(session: Executor, row: dict[str, Any]) -> int | None:
-    """The id of the new vote; None when a unique constraint says that there is one already."""
-    inserted = _insert(dialect_of(session)).first(session, row)
-    return None if inserted is None else int(inserted.id)
 
 
 def _row(kind: str, target_id: str, user_id: str, revision: int) -> dict[str, Any]:
@@ -151,6 +140,7 @@ def _row(kind: str, target_id: str, user_id: str, revision: int) -> dict[str, An
 
 
 _VOTE = table(Vote)
+_INSERT = PreparedInsert(_VOTE)
 _LATEST = (
     select(_VOTE.c.id, _VOTE.c.revision, _VOTE.c.withdrawn)
     .where(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import MutableMapping
+from collections.abc import Awaitable, MutableMapping
 from functools import partial
 from http import HTTPStatus
 from itertools import count
@@ -40,6 +40,7 @@ from server.api import (
     training,
     votes,
 )
+from server.bare_route import BareRoutes
 from server.errors import ApiError, error_body
 from server.identity import Identity
 from server.services import Services
@@ -88,7 +89,8 @@ def make_app(services: Services) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
-    app.add_middleware(Edge, services=services)
+    app.add_middleware(BareRoutes, routes=app.routes, handlers=app.exception_handlers)
+    app.add_middleware(Edge, services=services)  # around the other
     return app
 
 
@@ -134,11 +136,11 @@ class Edge:
             self._meet(HTTPConnection(scope), state)
         answered = 0
 
-        async def sending(message: Message) -> None:
+        def sending(message: Message) -> Awaitable[None]:
             nonlocal answered
             if message["type"] == "http.response.start":
                 answered = message["status"]
-                raw = list(message.get("headers", []))
+                raw = list(message.get("headers", ()))
                 said = {name for name, _ in raw}
                 raw += [each for each in _SECURITY_RAW if each[0] not in said]
                 raw.append((b"x-request-id", request_id.encode()))
@@ -149,8 +151,8 @@ class Edge:
                 allowance = state.get("allowance")
                 if allowance is not None:
                     headers.update(allowance.headers())
-                message = {**message, "headers": headers.raw}
-            await send(message)
+                message = {**message, "headers": raw}
+            return send(message)
 
         try:
             if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
@@ -161,7 +163,7 @@ class Edge:
         finally:
             route = getattr(scope.get("route"), "path", "other")
             status = str(state.get("ended_as") or answered or 499)
-            metrics.requests_total.labels(route, status, state.get("track", metrics.NO_TRACK)).inc()
+            metrics.request_series(route, status, state.get("track", metrics.NO_TRACK)).inc()
 
     def _cookie(self, identity: Identity | None, status: int) -> str | None:
         if identity is None:

@@ -134,7 +134,7 @@ class Identities:
         self._secret = secret
         self._browsers = browsers
         self._secure_cookies = secure_cookies
-        self._cache: dict[str, tuple[float, ApiKey | None]] = {}
+        self._cache: dict[str, tuple[float, Identity | None]] = {}  # by the secret's digest: whom a live key speaks for
 
     def identify(self, connection: HTTPConnection, method: str) -> Identity:
         """Raises ApiError 401 or 403. Blocks on the database when a key is not cached."""
@@ -157,28 +157,27 @@ class Identities:
 
     def _by_key(self, header: str, user: str | None) -> Identity:
         scheme, _, secret = header.partition(" ")
-        key = self._find(secret.strip()) if scheme.lower() == "bearer" else None
-        if key is None:
+        owner = self._find(secret.strip()) if scheme.lower() == "bearer" else None
+        if owner is None:
             raise ApiError(401, "the API key is not known, or was revoked", code="invalid_api_key")
-        scopes = frozenset(key.scopes)
         if user is None:
-            return Identity(key.user_id, scopes, key.label, key_id=key.id)
-        if Scope.ON_BEHALF not in scopes:
+            return owner
+        if Scope.ON_BEHALF not in owner.scopes:
             raise ApiError(403, "X-Kudos-User needs a key with the scope on_behalf", code="missing_scope")
         if not _USER_HEADER.fullmatch(user):
             raise ApiError(
                 422, "X-Kudos-User: 1 to 128 printable ASCII characters", param="X-Kudos-User", code="invalid_value"
             )
-        return Identity(f"{key.user_id}/{user}", scopes, key.label, key_id=key.id)
+        return Identity(f"{owner.user_id}/{user}", owner.scopes, owner.actor, key_id=owner.key_id)
 
     def _by_ticket(self, given: str, path: str) -> Identity:
         with self._store.read() as session:
             key = holder(session, given, path)
         if key is None:
             raise ApiError(401, "this link is old: open it again from where it came", code="invalid_ticket")
-        return Identity(key.user_id, frozenset(key.scopes), key.label, key_id=key.id)
+        return _owner(key)
 
-    def _find(self, secret: str) -> ApiKey | None:
+    def _find(self, secret: str) -> Identity | None:
         digest = digest_of(secret)
         at = time.monotonic()
         cached = self._cache.get(digest)
@@ -187,11 +186,10 @@ class Identities:
                 key = session.exec(select(ApiKey).where(ApiKey.sha256 == digest)).first()
             if len(self._cache) > 10_000:  # guessed secrets must not fill the memory
                 self._cache.clear()
-            cached = self._cache[digest] = (at, key)
-        key = cached[1]
-        if key is None or key.revoked_at is not None or not hmac.compare_digest(key.sha256, digest):
-            return None
-        return key
+            if key is not None and (key.revoked_at is not None or not hmac.compare_digest(key.sha256, digest)):
+                key = None
+            cached = self._cache[digest] = (at, None if key is None else _owner(key))
+        return cached[1]
 
     def _by_cookie(self, connection: HTTPConnection, method: str) -> Identity:
         if method not in _SAFE_METHODS and not _is_same_origin(connection):
@@ -226,6 +224,10 @@ class Identities:
     def _baked(self, value: str, seconds: int) -> str:
         secure = "; Secure" if self._secure_cookies else ""
         return f"{COOKIE}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}"
+
+
+def _owner(key: ApiKey) -> Identity:
+    return Identity(key.user_id, frozenset(key.scopes), key.label, key_id=key.id)
 
 
 def _is_local(connection: HTTPConnection) -> bool:

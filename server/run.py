@@ -202,6 +202,7 @@ async def serve(settings: Settings, engine: Engine, make_prompts: Callable[[Path
             timeout_keep_alive=75,
             timeout_graceful_shutdown=10,
             server_header=False,
+            proxy_headers=False,  # nothing here asks where a client is
             http=Protocol,
             ws="none",
         )

@@ -84,13 +84,13 @@ class Services:
 
     async def identity(self, request: Request, scope: Scope) -> Identity:
         """Who asks, if they may; the cookie of a new browser is set by the app on the way out."""
-        found: Identity | None = getattr(request.state, "identity", None)
+        found: Identity | None = request.scope["state"].get("identity")  # request.state raises what it has not
         if found is None:
             if self.identities.knows(request):
                 found = self.identities.identify(request, request.method)
             else:
                 found = await asyncio.to_thread(self.identities.identify, request, request.method)
-            request.state.identity = found
+            request.scope["state"]["identity"] = found
         if scope not in found.scopes:
             raise ApiError(403, f"this needs the scope {scope}", code="missing_scope")
         return found

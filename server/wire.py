@@ -34,10 +34,9 @@ async def read_json(request: Request, limit_bytes: int) -> Any:
     not JSON, or nested too deep.
     """
     _check_type(request.headers.get("content-type"))
-    too_large = ApiError(413, f"the body is larger than {limit_bytes} bytes", code="body_too_large")
     try:
         if int(request.headers.get("content-length", "0")) > limit_bytes:
-            raise too_large
+            raise _too_large(limit_bytes)
     except ValueError:
         raise ApiError(400, "content-length is not a number", code="invalid_value") from None
     body = bytearray()
@@ -45,7 +44,7 @@ async def read_json(request: Request, limit_bytes: int) -> Any:
         async for piece in request.stream():
             body += piece
             if len(body) > limit_bytes:
-                raise too_large
+                raise _too_large(limit_bytes)
     except ClientDisconnect:
         raise ApiError(499, "the client went away before its request was whole", code="disconnected") from None
     if b"\\u0000" in body and _NUL.search(body):
@@ -57,6 +56,10 @@ async def read_json(request: Request, limit_bytes: int) -> Any:
     if body.count(b"{") + body.count(b"[") > _MAX_DEPTH and _is_deep(value):
         raise ApiError(422, f"the body is nested more than {_MAX_DEPTH} deep", code="invalid_json")
     return value
+
+
+def _too_large(limit_bytes: int) -> ApiError:
+    return ApiError(413, f"the body is larger than {limit_bytes} bytes", code="body_too_large")
 
 
 async def read_optional(request: Request, kind: type[T], limit_bytes: int) -> T:

@@ -136,10 +136,10 @@ async def _cast(
         )
     except FeedbackError as error:
         outcome = "failed" if isinstance(error, StorageError) else "rejected"
-        metrics.votes_total.labels(kind.value, value, metrics.NO_TRACK, outcome).inc()
+        metrics.vote_series(kind.value, value, metrics.NO_TRACK, outcome).inc()
         raise
     track = _track(result, services.residency.wanted)
-    metrics.votes_total.labels(kind.value, value, track, result.outcome.value).inc()
+    metrics.vote_series(kind.value, value, track, result.outcome.value).inc()
     ends = [reply.finished_at for reply in result.replies if reply.finished_at is not None]
     if result.outcome is VoteOutcome.ACCEPTED and ends:
         metrics.vote_delay_seconds.observe(max(0.0, (now() - max(ends)).total_seconds()))
@@ -153,7 +153,7 @@ async def _withdraw(services: Services, user_id: str, kind: TargetKind, target_i
         lambda connection: withdraw_vote(connection, user_id=user_id, target_kind=kind, target_id=target_id),
         one_row=True,
     )
-    metrics.votes_total.labels(kind.value, "none", metrics.NO_TRACK, result.outcome.value).inc()
+    metrics.vote_series(kind.value, "none", metrics.NO_TRACK, result.outcome.value).inc()
     return result
 
 

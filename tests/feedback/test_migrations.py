@@ -131,3 +131,18 @@ def test_processes_that_start_at_once_migrate_once(empty_settings: Settings) -> 
     ended = [(child.returncode, out) for child, (out, _) in zip(children, results, strict=True)]
     assert ended == [(0, "open\n")] * 4, results
     assert check_database(empty_settings).problems == []
+
+
+def test_a_users_votes_have_an_index(empty_settings: Settings) -> None:
+    """That of the constraint on keys, which begins with the user: one of its own would be written with each vote."""
+    store = open_store(empty_settings)
+    try:
+        with store.read() as session:
+            if store.is_sqlite:
+                plan = session.execute(sql("EXPLAIN QUERY PLAN SELECT * FROM vote WHERE user_id = 'somebody'"))
+                assert "USING INDEX sqlite_autoindex_vote_2 (user_id=?)" in plan.one().detail
+            else:
+                found = session.execute(sql("SELECT indexdef FROM pg_indexes WHERE tablename = 'vote'")).scalars()
+                assert any("(user_id, idempotency_key)" in each for each in found)
+    finally:
+        store.close()

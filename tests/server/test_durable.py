@@ -76,3 +76,45 @@ def test_the_ledger_outlives_a_loop_that_has_ended() -> None:
     asyncio.run(go())
     written.set_result(7)  # as the ledger's thread does it; an error of a callback would only be logged
     assert written.result() == 7
+
+
+def test_each_has_its_own_bound_whoever_waited_first() -> None:
+    async def wait() -> list[str]:
+        ended: list[str] = []
+
+        async def busy(name: str, seconds: float) -> None:
+            with pytest.raises(StorageBusy):
+                await durable(Future(), seconds)
+            ended.append(name)
+
+        await asyncio.gather(busy("long", 0.3), busy("short", 0.05), busy("between", 0.15))
+        return ended
+
+    assert asyncio.run(wait()) == ["short", "between", "long"]
+
+
+def test_what_a_batch_wrote_crosses_to_the_loop_at_once() -> None:
+    async def wait() -> tuple[list[int], int]:
+        loop, crossings = asyncio.get_running_loop(), 0
+        cross = loop.call_soon_threadsafe
+
+        def counted(*args: Any, **options: Any) -> Any:
+            nonlocal crossings
+            crossings += 1
+            return cross(*args, **options)
+
+        loop.call_soon_threadsafe = counted  # type: ignore[method-assign]
+        batch: list[Future[int]] = [Future() for _ in range(50)]
+        waiting = [asyncio.create_task(durable(written, 30)) for written in batch]
+        await asyncio.sleep(0)
+
+        def write() -> None:
+            for number, written in enumerate(batch):
+                written.set_result(number)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        writer.join()  # the loop stands still meanwhile
+        return await asyncio.gather(*waiting), crossings
+
+    assert asyncio.run(wait()) == (list(range(50)), 1)
