@@ -101,7 +101,7 @@ def _words(field: str, value: Any, max_chars: int) -> str | None:
     if len(value) > max_chars:
         raise BadBallot(f"{field}: {len(value)} characters; at most {max_chars} are kept")
     # Neither database stores these, and refusing here beats failing a whole batch there.
-    if "\x00" in value or not (value.isascii() or _SURROGATE.search(value) is None):
+    if "\x00" in value or (not value.isascii() and _SURROGATE.search(value)):
         raise BadBallot(f"{field}: holds a NUL character or half of a surrogate pair")
     return value if value.strip() else None
 
