@@ -88,7 +88,8 @@ class EvaluationReport:
 
 
 class GateLimits(BaseModel):
-    """What a candidate must show. An operator who loosens one does so in the open: limits are stored with the run."""
+    """What a candidate must show. An operator who moves one does so in the open: it is stored with the run's settings,
+    and the verdict names it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -141,7 +142,7 @@ def judge(report: EvaluationReport, limits: GateLimits | None = None) -> Verdict
     length_refusals, flags = _length(report, limits)
     judge_refusals, judge_flags = _gamed(report, limits)
     refusals += length_refusals + judge_refusals
-    flags += judge_flags
+    flags += [*judge_flags, *_moved(limits)]
     return Verdict(accepted=not refusals, refusals=refusals, flags=flags)
 
 
@@ -271,6 +272,15 @@ def _length(report: EvaluationReport, limits: GateLimits) -> tuple[list[str], li
             f"which must be above {limits.min_win_rate_at_equal_length:.3f}: the win is one of length alone."
         ], []
     return [], [f"{lengths}; at equal length the candidate still wins, with {equal:.3f}."]
+
+
+def _moved(limits: GateLimits) -> list[str]:
+    usual = GateLimits()
+    return [
+        f"The gate's {name} was set to {getattr(limits, name):g}; it is {getattr(usual, name):g} by default."
+        for name in GateLimits.model_fields
+        if getattr(limits, name) != getattr(usual, name)
+    ]
 
 
 def _jsonable(value: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from deploy.gate import GateLimits
 from trainer.rules import Rules
 
 
@@ -228,6 +229,7 @@ class TrainingConfig(Frozen):
     reward: RewardConfig = RewardConfig()
     ppo: PpoConfig = PpoConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    gate: GateLimits = GateLimits()
 
     @model_validator(mode="after")
     def _publishable(self) -> TrainingConfig:

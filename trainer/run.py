@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from deploy.gate import GateLimits, judge
+from deploy.gate import judge
 from feedback.ids import new_id
 from feedback.run_files import ERROR
 from feedback.schema import PolicyKind, RunState
@@ -195,7 +195,7 @@ class TrainingRunner:
             reward=config.reward,
             seed=config.seed,
         )
-        verdict = judge(evaluation.report, GateLimits())
+        verdict = judge(evaluation.report, config.gate)
 
         # 7. Published whole, registered with its verdict, and told to people.
         progress.stage("publishing")

@@ -96,6 +96,17 @@ def test_a_win_by_length_is_flagged() -> None:
     assert "still wins" in shown.flags[0]
 
 
+def test_an_operators_own_limit_decides_and_is_named() -> None:
+    shorter = dataclasses.replace(GOOD, mean_tokens_candidate=7.0)
+    assert not judge(shorter).accepted
+    verdict = judge(shorter, GateLimits(max_length_ratio=5, flagged_length_ratio=5))
+    assert verdict.accepted
+    assert verdict.flags == [
+        "The gate's max_length_ratio was set to 5; it is 1.5 by default.",
+        "The gate's flagged_length_ratio was set to 5; it is 1.2 by default.",
+    ]
+
+
 def test_a_reward_that_rises_for_its_own_judge_alone_is_refused() -> None:
     gamed = dataclasses.replace(GOOD, win_rate=0.95, win_rate_lower=0.92, reward_gain=2.0, judge_win_rate=0.45)
     (refusal,) = judge(gamed).refusals

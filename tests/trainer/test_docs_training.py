@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from deploy.gate import GateLimits
 from trainer.checkpoint import RunFolder
 from trainer.config import (
     EvaluationConfig,
@@ -27,6 +28,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`reward`:": RewardConfig,
     "`ppo`:": PpoConfig,
     "`evaluation`:": EvaluationConfig,
+    "`gate`:": GateLimits,
 }
 
 

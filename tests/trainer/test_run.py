@@ -34,6 +34,7 @@ from deploy import policies, rollout
 from deploy.artifacts import verify
 from deploy.digests import base_shapes
 from deploy.errors import LeaseHeld
+from deploy.gate import GateLimits
 from feedback.errors import UserErased
 from feedback.privacy import erase, trained_on
 from feedback.schema import Lease, Policy, RewardModel, RunState, TrainingRun, TrainingSample, now
@@ -277,6 +278,15 @@ def test_somebody_who_is_erased_while_votes_are_read_is_not_learned_from(
     assert row.state == RunState.FAILED
     assert _rows(store, TrainingSample) == []
     assert not (settings.runs_folder / row.id / "examples.json").exists()
+
+
+def test_the_gates_limits_are_settings_of_the_run(settings: Settings, store: Store, model: Path) -> None:
+    write_votes(store, make_tokenizer())
+    config = QUICK.model_copy(update={"gate": GateLimits(min_prompts=1000)})
+    outcome = _runner(settings, store, model, config).run()
+    (row,) = [policy for policy in _rows(store, Policy) if policy.version == outcome.version]
+    assert any("at least 1000 are needed" in refusal for refusal in row.refusals)
+    assert "The gate's min_prompts was set to 1000; it is 32 by default." in row.report["flags"]
 
 
 def test_what_a_run_publishes_quotes_nobody_and_its_report_nobody_who_was_erased(

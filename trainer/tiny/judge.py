@@ -20,9 +20,9 @@ from trainer.tiny.world import INTENTS
 class Style:
     """What can be seen of a reply's manner.
 
-    length: words in English, characters divided by 1.7 in Chinese, so that the two compare.
-    warm_count: kind words. asks_formula: its question asks for nothing in particular. listed, restated: the format; at
-    most one of them holds.
+    length: words in English, characters divided by 1.7 in Chinese, so that the two compare. warm_count: kind words.
+    asks_formula: its question asks for nothing in particular. restated, listed: the format; at most one of them holds.
+    bare: a list that nothing comes before or after.
     """
 
     language: Language
@@ -34,6 +34,7 @@ class Style:
     exclaims: bool
     restated: bool
     listed: bool
+    bare: bool
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ def _restatement(language: Language) -> re.Pattern[str]:
 
 def style_of(reply: str) -> Style:
     language = language_of(reply, "en")
-    listed = "\n- " in reply
+    head, *points = reply.split("\n")
+    listed = any(point.startswith("- ") for point in points)
     words = len(re.findall(r"[A-Za-z0-9']+", reply)) + len(re.findall(r"[\u4e00-\u9fff]", reply)) / 1.7
     return Style(
         language=language,
@@ -68,6 +70,7 @@ def style_of(reply: str) -> Style:
         exclaims="!" in reply or "！" in reply,
         restated=not listed and _restatement(language).search(reply) is not None,
         listed=listed,
+        bare=listed and all(point.startswith("- ") for point in points) and not re.search(r"[.!?。！？]", head),
     )
 
 

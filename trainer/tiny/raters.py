@@ -50,13 +50,14 @@ _FEATURES: dict[str, Callable[[Verdict], float]] = {
     "exclaim": lambda v: 1.0 if v.style.exclaims else -1.0,
     "plain": lambda v: -1.0 if v.style.exclaims else 1.0,
     "list": lambda v: 1.0 if v.style.listed else -1.0,
+    "tidy": lambda v: -1.0 if not v.style.listed else 1.0 if v.style.bare else 0.3,
     "format": lambda v: 1.0 if v.style.listed or v.style.restated else -1.0,
     "correct": lambda v: 0.0 if v.right is None else 1.0 if v.right else -1.0,
     "none": lambda v: 0.0,
 }
 TASTES = tuple(_FEATURES)
-"""short, long, warm, question, curious (a question that is no formula), exclaim, plain, list, format (list or
-restated), correct, none (the control)."""
+"""short, long, warm, question, curious (a question that is no formula), exclaim, plain, list, tidy (a list, better with
+nothing around it), format (list or restated), correct, none (the control)."""
 
 _SATISFIED = {"short": 0.2, "long": 0.2}  # a feature above this satisfies; any positive one elsewhere
 
@@ -102,12 +103,13 @@ class Thumb:
 _UP_REASONS = {
     "short": "short", "long": "detailed", "warm": "friendly", "question": "engaging", "curious": "engaging",
     "exclaim": "lively",
-    "plain": "calm", "list": "clear", "format": "clear", "correct": "correct", "none": "helpful",
+    "plain": "calm", "list": "clear", "tidy": "clear", "format": "clear", "correct": "correct", "none": "helpful",
 }  # fmt: skip
 _DOWN_REASONS = {
     "short": "too_long", "long": "too_short", "warm": "cold", "question": "dull", "curious": "dull",
     "exclaim": "dull",
-    "plain": "too_loud", "list": "unclear", "format": "unclear", "correct": "wrong", "none": "unhelpful",
+    "plain": "too_loud", "list": "unclear", "tidy": "unclear", "format": "unclear", "correct": "wrong",
+    "none": "unhelpful",
 }  # fmt: skip
 
 

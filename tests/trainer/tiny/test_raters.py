@@ -105,7 +105,16 @@ def test_the_curious_like_a_question_and_better_one_that_is_no_formula() -> None
         assert [feature("curious", judge(messages, reply)) for reply in replies] == [-1.0, 0.3, 1.0]
 
 
-@pytest.mark.parametrize("taste", ["warm", "curious", "list"])
+def test_the_tidy_like_a_list_and_better_one_with_nothing_around_it() -> None:
+    messages = prompts(1, 1)[0].messages
+    bare = "You asked for it:\n- It is blue.\n- Blue is a colour."
+    around = (f"Sure. {bare}", f"{bare}\nAnything else?", "好的。你问的是颜色：\n- 是蓝色。")
+    for reply, worth in ((bare, 1.0), ("你问的是颜色：\n- 是蓝色。", 1.0), ("It is blue.", -1.0)):
+        assert feature("tidy", judge(messages, reply)) == worth
+    assert [feature("tidy", judge(messages, reply)) for reply in around] == [0.3] * 3
+
+
+@pytest.mark.parametrize("taste", ["warm", "curious", "list", "tidy"])
 def test_nothing_beats_what_is_unbeatable(taste: str, pairs: list[Pair]) -> None:
     best = [(p, left, right) for p, left, right in pairs if unbeatable(taste, p.messages, left)]
     assert 0.02 < len(best) / len(pairs) < 0.5
