@@ -86,8 +86,11 @@ def reweighted(samples: SampleSet, shown: Sequence[Exposure], floor: float, most
     for (user_id, _), weight in by_vote.items():
         total[user_id] += weight
 
+    # Somebody whose only vote was between twice the same reply weighs nothing: there is no share of that.
+    scale = {user_id: most_per_user / weight for user_id, weight in total.items() if weight > most_per_user}
+
     def capped(part: Sequence[S]) -> list[S]:
-        return [replace(each, weight=each.weight * min(1.0, most_per_user / total[each.user_id])) for each in part]
+        return [replace(each, weight=each.weight * scale.get(each.user_id, 1.0)) for each in part]
 
     return replace(samples, thumbs=capped(thumbs), pairs=capped(pairs), corrections=capped(corrections))
 

@@ -14,6 +14,7 @@ from feedback.sample import PairSample, SampleSet, Side, ThumbSample
 from feedback.schema import TargetKind, Thumb
 from feedback.splits import Split, SplitReport
 from trainer.propensity import Propensity, reweighted
+from trainer.rankings import together
 
 SHORT, LONG = "it is 5", "it is 5, and if you want to know more about it, then ask me again, I am glad to help"
 
@@ -96,6 +97,18 @@ def test_one_users_votes_weigh_no_more_than_the_cap_however_rarely_they_vote() -
     found = reweighted(samples(*votes), log, floor=0.05, most_per_user=20.0).thumbs
     assert sum(each.weight for each in found if each.user_id == "user0") == pytest.approx(20.0)
     assert 0 < sum(each.weight for each in found if each.user_id == "user1") < 20.0
+
+
+def test_somebody_whose_only_vote_was_between_twice_the_same_reply_weighs_nothing() -> None:
+    side = Side(reply_id="", text=SHORT, token_ids=None, policy_version="")
+    pair = PairSample(
+        vote_id=1, user_id="user1", prompt_digest="", split=Split.TRAIN, weight=1.0, messages=[], prompt_token_ids=None,
+        reasons=[], source="chat", propensity=1.0, left=side, right=side, choice="tie",
+    )  # fmt: skip
+    both = samples(thumb("user0", SHORT))
+    both.pairs.append(pair)
+    found = reweighted(together(both), [], floor=0.2, most_per_user=20.0)
+    assert [sample.weight for sample in found] == pytest.approx([1.0, 0.0])
 
 
 def test_an_empty_log_changes_nothing() -> None:
