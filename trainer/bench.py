@@ -10,7 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
+from trainer.ended import clean_up_when_ended
+
 app = typer.Typer(name="bench", help="Figures that take too long for a test.", no_args_is_help=True)
+app.callback()(clean_up_when_ended)
 
 
 @app.command()
@@ -41,12 +44,9 @@ def demo(
                 "--rounds",
                 str(rounds),
             ]
-            ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603 - our own
-            lines = ended.stdout.strip().splitlines()
+            status, lines = _said(command)
             if not lines:
-                typer.echo(
-                    f"the demo of {taste}, seed {seed}, ended with status {ended.returncode} and no result", err=True
-                )
+                typer.echo(f"the demo of {taste}, seed {seed}, ended with status {status} and no result", err=True)
                 raise typer.Exit(1)
             row = json.loads(lines[-1])
             done.append(row)
@@ -55,6 +55,18 @@ def demo(
     typer.echo(table(done))
     if any(row["win_rate_after"][0] < 0.75 or row["streams_failed"] for row in done):
         raise typer.Exit(1)
+
+
+def _said(command: list[str]) -> tuple[int, list[str]]:
+    """Its status, and the lines that it printed. Where this process is told to end, it tells the other one, which has a
+    server to end."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own
+        try:
+            said, _ = process.communicate()
+        except BaseException:
+            process.terminate()
+            raise
+    return process.returncode, said.strip().splitlines()
 
 
 @app.command()

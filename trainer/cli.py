@@ -121,8 +121,10 @@ def demo(
     home: Annotated[Path | None, typer.Option(help="An empty folder for the demo; unset: a new one.")] = None,
 ) -> None:
     """The whole loop before your eyes: simulated users chat, vote and choose; the server learns from them."""
+    from trainer.ended import clean_up_when_ended
     from trainer.tiny.demo import run_demo
 
+    clean_up_when_ended()
     raise typer.Exit(run_demo(rounds=rounds, taste=taste, seed=seed, home=home))
 
 

@@ -14,7 +14,7 @@ def register_bench(bench: typer.Typer) -> None:
 
 
 def votes(
-    seconds: Annotated[float, typer.Option(min=1.0, help="Of each measurement.")] = 15.0,
+    seconds: Annotated[int, typer.Option(min=1, help="Of each measurement.")] = 15,
     clients: Annotated[int, typer.Option(min=1, help="That vote, each its next vote when the last is durable.")] = 64,
     streams: Annotated[int, typer.Option(min=0, help="Chats beside the votes, in a second measurement.")] = 8,
 ) -> None:
@@ -32,7 +32,7 @@ def serve(
         str, typer.Option(help="plain, logprobs (asked of both), or both with a comma.")
     ] = "plain,logprobs",
     pairs: Annotated[int, typer.Option(min=1, help="How often each server is measured, in turn.")] = 5,
-    seconds: Annotated[float, typer.Option(min=1.0, help="Of each measurement.")] = 6.0,
+    seconds: Annotated[int, typer.Option(min=1, help="Of each measurement.")] = 6,
 ) -> None:
     """kudos against vLLM's own OpenAI server: requests a second, time to the first token. One JSON line."""
     from server.bench.serve import MODES, measure

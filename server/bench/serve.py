@@ -26,11 +26,11 @@ from server.vllm_engine import ADAPTED
 MODEL = "kudos-tiny"
 MODES = {"plain": "", "logprobs": ',"logprobs":true'}
 _FIELDS = ',"max_tokens":64,"temperature":0'
-_WARM_SECONDS = 3.0
-_FIRST_TOKENS_SECONDS = 2.0
+_WARM_SECONDS = 3
+_FIRST_TOKENS_SECONDS = 2
 
 
-def measure(*, streams: int, modes: Sequence[str], pairs: int, seconds: float) -> dict[str, Any]:
+def measure(*, streams: int, modes: Sequence[str], pairs: int, seconds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="kudos-serve-") as folder:
         home = Path(folder)
         with kudos(home) as ours, _vllm(home) as theirs:
@@ -82,7 +82,7 @@ class _Server:
     def __init__(self, address: str, key: str | None) -> None:
         self._address, self._key = address, key
 
-    def requests(self, fields: str, streams: int, seconds: float) -> dict[str, Any]:
+    def requests(self, fields: str, streams: int, seconds: int) -> dict[str, Any]:
         environment = {"MODEL": MODEL, "FIELDS": fields, "COMMON": str(SCRIPTS / "common.lua")}
         if self._key is not None:
             environment["KEY"] = self._key
@@ -91,11 +91,11 @@ class _Server:
             raise RuntimeError(f"{self._address}: {said}")
         return said
 
-    def first_tokens(self, fields: str, streams: int, seconds: float) -> list[float]:
+    def first_tokens(self, fields: str, streams: int, seconds: int) -> list[float]:
         """Seconds from a request to the first event that holds text; wrk knows only when a reply is whole."""
         return asyncio.run(self._first_tokens(fields, streams, seconds))
 
-    async def _first_tokens(self, fields: str, streams: int, seconds: float) -> list[float]:
+    async def _first_tokens(self, fields: str, streams: int, seconds: int) -> list[float]:
         found: list[float] = []
         until = time.perf_counter() + seconds
 
@@ -120,7 +120,7 @@ class _Server:
         return found
 
 
-def _compare(servers: dict[str, _Server], fields: str, streams: int, pairs: int, seconds: float) -> dict[str, Any]:
+def _compare(servers: dict[str, _Server], fields: str, streams: int, pairs: int, seconds: int) -> dict[str, Any]:
     for server in servers.values():
         server.requests(fields, streams, _WARM_SECONDS)
     rates: dict[str, list[float]] = {name: [] for name in servers}

@@ -23,17 +23,17 @@ from server.bench.wrk import SCRIPTS, Wrk
 
 USERS = 64
 _RATE = 6_000  # votes a second for which there are replies
-_WARM_SECONDS = 3.0
+_WARM_SECONDS = 3
 _CHUNK = 5_000
 
 
-def measure(*, seconds: float, clients: int, streams: int) -> dict[str, Any]:
+def measure(*, seconds: int, clients: int, streams: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="kudos-votes-") as folder:
         home = Path(folder)
         settings = Settings(home=home, database_url=None)
         store = open_store(settings)
         try:
-            replies = int(_RATE * (2 * seconds + _WARM_SECONDS))
+            replies = _RATE * (2 * seconds + _WARM_SECONDS)
             _fill(store, replies)
             with kudos(home) as address:
                 key = (home / "operator.key").read_text().strip()
@@ -52,7 +52,7 @@ class _Bench:
         self._environment = {"KEY": key, "USERS": str(USERS), "COMMON": str(SCRIPTS / "common.lua")}
         self._first = 0
 
-    def run(self, seconds: float, streams: int = 0) -> dict[str, Any]:
+    def run(self, seconds: int, streams: int = 0) -> dict[str, Any]:
         chats = None
         if streams:
             environment = self._environment | {"MODEL": "kudos-tiny", "FIELDS": ',"max_tokens":64'}

@@ -20,9 +20,9 @@ class Wrk:
     """One run, under way from when it is made. Scripts end by printing `RESULT` and a JSON object."""
 
     def __init__(
-        self, script: str, url: str, *, connections: int, seconds: float, environment: Mapping[str, str]
+        self, script: str, url: str, *, connections: int, seconds: int, environment: Mapping[str, str]
     ) -> None:
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "30s"]
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s"]
         self._process = subprocess.Popen(  # noqa: S603 - our own
             [*command, "-s", str(SCRIPTS / script), url],
             env={**os.environ, **environment},

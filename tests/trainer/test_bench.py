@@ -1,8 +1,15 @@
 """What the benches print and draw of their lines."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
+import pytest
 from typer.testing import CliRunner
 
 from trainer.bench import app, table
@@ -32,6 +39,21 @@ def test_a_demo_that_is_done_is_not_run_again_and_a_weak_one_fails(tmp_path: Pat
     out.write_text(json.dumps(ROW | {"win_rate_after": [0.74, 0.7, 0.8]}) + "\n")
     assert CliRunner().invoke(app, arguments).exit_code == 1
     assert len(out.read_text().splitlines()) == 1
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(120)
+def test_a_bench_that_is_told_to_end_ends_what_it_started(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "kudos", "bench", "demo", "--out", str(tmp_path / "demo.jsonl")]
+    with subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.DEVNULL) as bench:
+        started: list[psutil.Process] = []
+        while not any("up" in each.cmdline() for each in started):
+            assert bench.poll() is None
+            time.sleep(0.1)
+            started = psutil.Process(bench.pid).children(recursive=True)
+        bench.terminate()
+        assert bench.wait(60) == 128 + signal.SIGTERM
+    assert not [each for each in started if each.is_running()]
 
 
 def _curve(*gold: float) -> list[dict[str, object]]:

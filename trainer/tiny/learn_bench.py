@@ -43,8 +43,6 @@ from trainer.tiny.raters import Prompt, Thumb, prompts, satisfies, true_preferen
 from trainer.tokens import decode, load_tokenizer, render_prompt
 
 MAX_MODEL_LEN = 512
-JUDGED_PROMPTS = 500
-JUDGED_PAIRS = 1000  # for the reward model; the taste has an opinion on under half of them
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,9 @@ class LearnConfig:
     raters: int = 60
     pair_share: float = 0.7
     reward_model_only: bool = False
+    judged: int = 500
+    """Fresh prompts by which a policy is judged; for the reward model twice as many pairs, on under half of which the
+    taste has an opinion."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
@@ -266,7 +267,7 @@ class Bench:
 
     def true_wins(self, version: str, number: int) -> dict[str, Any]:
         """Against the first policy, by the taste itself, a tie counting a half; with how often replies still fit."""
-        asked = prompts(900_000 + 100 * self.config.seed + number, JUDGED_PROMPTS)
+        asked = prompts(900_000 + 100 * self.config.seed + number, self.config.judged)
         new, old = self.answer(version, asked, 1), self.answer(self.first, asked, 2)
         worth = {"left": 1.0, "tie": 0.5, "right": 0.0}
         wins, best, fits, meets, right = [], [], [], [], []
@@ -292,7 +293,7 @@ class Bench:
     def true_accuracy(self, run_id: str, number: int) -> list[float]:
         """How often the reward model prefers what the taste does, on fresh pairs of the first policy's replies that
         the taste does not call a tie; with an interval."""
-        asked = prompts(700_000 + 100 * self.config.seed + number, JUDGED_PAIRS)
+        asked = prompts(700_000 + 100 * self.config.seed + number, 2 * self.config.judged)
         sides = self.answer(self.first, asked, 3), self.answer(self.first, asked, 4)
         model = RewardModel.load(self.settings.runs_folder / run_id / "reward_model", self.backbone)
         scores = [
