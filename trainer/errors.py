@@ -29,6 +29,10 @@ class OtherAdapter(TrainerError):
     """The serving policy's adapter was made with other settings than this run asks for."""
 
 
+class OtherCheckpoint(TrainerError):
+    """A run that goes on finds a checkpoint of another version, or of other settings."""
+
+
 class SamplerMismatch(TrainerError):
     """The sampler's logprobs differ from the trainer's: it does not run the weights that are being trained."""
 

@@ -25,7 +25,7 @@ from trainer.batches import Batch, Part, Row
 from trainer.config import PpoConfig, RewardConfig
 from trainer.critic import make_critic
 from trainer.device import passes
-from trainer.errors import SamplerMismatch
+from trainer.errors import OtherCheckpoint, SamplerMismatch
 from trainer.iteration import Iteration
 from trainer.logprobs import reply_logprobs, reply_logprobs_and_entropy, score_logprobs
 from trainer.losses import adapt_kl_coefficient, importance_weights, policy_loss, value_loss
@@ -415,10 +415,17 @@ class Ppo:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.policy.load_state_dict(state["policy"])
-        if self.critic is not None:
-            self.critic.load_state_dict(state["critic"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        """Raises OtherCheckpoint where the state does not fit; this object is of no use then."""
+        try:
+            self.policy.load_state_dict(state["policy"])
+            if self.critic is not None:
+                self.critic.load_state_dict(state["critic"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise OtherCheckpoint(
+                "the checkpoint is of another version of kudos or of other settings: delete checkpoint.pt in the run's "
+                "folder, and PPO starts again with the reward model that is there"
+            ) from error
         self.generator.set_state(state["generator"])
         self.kl_coefficient = state["kl_coefficient"]
         self.iteration = state["iteration"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from trainer.backbone import Backbone
 from trainer.batches import Batch
 from trainer.checkpoint import RunFolder
 from trainer.config import LoraConfig, PpoConfig, RewardConfig, RewardModelConfig
-from trainer.errors import SamplerMismatch
+from trainer.errors import OtherCheckpoint, SamplerMismatch
 from trainer.iteration import Iteration, as_row
 from trainer.lora import LoraAdapter
 from trainer.losses import adapt_kl_coefficient
@@ -341,6 +341,28 @@ def test_stopped_and_restored_into_fresh_objects_it_ends_bit_for_bit_where_it_wo
     assert torch.equal(unbroken.generator.get_state(), second.generator.get_state())
     for one_state, other_state in zip(unbroken.optimizer.state.values(), second.optimizer.state.values(), strict=True):
         assert all(torch.equal(one_state[name], other_state[name]) for name in one_state)
+
+
+def _without(part: str, name: str) -> Callable[[dict[str, Any]], None]:
+    return lambda state: state[part].pop(name)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _without("critic", "surprise_head"),  # before there was one
+        lambda state: state["policy"].popitem(),
+        lambda state: state.pop("optimizer"),
+        lambda state: state["optimizer"]["param_groups"].pop(),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused_with_the_mend(
+    backbone: Backbone, damage: Callable[[dict[str, Any]], Any]
+) -> None:
+    state = make_ppo(backbone).state()
+    damage(state)
+    with pytest.raises(OtherCheckpoint, match=r"delete checkpoint\.pt in the run's folder"):
+        make_ppo(backbone).restore(state)
 
 
 def test_another_seed_takes_another_way(backbone: Backbone) -> None:
