@@ -12,6 +12,7 @@ from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import RequestStatus
 
 PROMPT_TOKENS_EACH_RUNNING = 4
 """A prompt's token takes an eighth of a reply's, which has its place in the batch, its sampling and its logprobs."""
@@ -19,10 +20,10 @@ LEAST_PROMPT_TOKENS = 128
 """When few turns run."""
 
 
-def prompt_tokens(running: int, first: int) -> int:
+def prompt_tokens(running: int, first: int, returning: int) -> int:
     """How many tokens of prompts a step may take in. running: turns that go on; first: tokens of the turn that is next,
-    which enters whatever its length."""
-    return max(LEAST_PROMPT_TOKENS, PROMPT_TOKENS_EACH_RUNNING * running, first)
+    which enters whatever its length; returning: tokens of the turns that were put back, which all do."""
+    return max(LEAST_PROMPT_TOKENS, PROMPT_TOKENS_EACH_RUNNING * running, first, returning)
 
 
 class _Short:
@@ -34,8 +35,13 @@ class _Short:
 
     def schedule(self, throttle_prefills: bool = False) -> Any:
         bound, running = self.max_num_scheduled_tokens, len(self.running)  # of which each takes one token
-        first = self.waiting.peek_request().num_tokens if self.waiting else 0
-        self.max_num_scheduled_tokens = min(bound, running + prompt_tokens(running, first))
+        first, returning = 0, 0
+        if self.waiting:
+            turn = self.waiting.peek_request()
+            first = turn.num_tokens
+            if turn.status is RequestStatus.PREEMPTED:  # they came before those that have not begun
+                returning = sum(each.num_tokens for each in self.waiting if each.status is RequestStatus.PREEMPTED)
+        self.max_num_scheduled_tokens = min(bound, running + prompt_tokens(running, first, returning))
         try:
             return super().schedule(throttle_prefills)  # type: ignore[misc]  # vLLM's, in the classes below
         finally:

@@ -98,10 +98,22 @@ def test_a_turn_longer_than_that_enters_alone_and_in_its_place(config: Any) -> N
     ]
 
 
+def test_turns_that_were_put_back_return_together(config: Any) -> None:
+    scheduler = make_scheduler(config, ShortSteps)
+    ask(scheduler, [40] * 10)
+    while len(step(scheduler)) < 10:
+        pass
+    assert scheduler.reset_prefix_cache(reset_running_requests=True)
+    back = step(scheduler)
+    assert len(back) == 10
+    assert min(back.values()) > 40, "what they have said is computed again too"
+
+
 def test_the_more_run_the_more_enter() -> None:
-    assert prompt_tokens(0, 0) == prompt_tokens(10, 5) == 128
-    assert prompt_tokens(64, 40) == 256
-    assert prompt_tokens(64, 1000) == 1000
+    assert prompt_tokens(0, 0, 0) == prompt_tokens(10, 5, 0) == 128
+    assert prompt_tokens(64, 40, 0) == 256
+    assert prompt_tokens(64, 1000, 0) == 1000
+    assert prompt_tokens(0, 40, 900) == 900
 
 
 @pytest.mark.parametrize(("chosen", "short"), [(Scheduler, ShortSteps), (AsyncScheduler, AsyncShortSteps)])
