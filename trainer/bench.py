@@ -104,7 +104,7 @@ def learn(
             training=training,
         )
     )
-    line = json.dumps(figures)
+    line = json.dumps({"settings": training.model_dump(mode="json", exclude_defaults=True), **figures})
     typer.echo(line)
     if out is not None:
         with out.open("a") as file:
