@@ -85,8 +85,14 @@ def learn(
         Path | None, typer.Option(help="A JSON file with training settings, as for `kudos train`.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Append the line to this file too.")] = None,
+    table_only: Annotated[bool, typer.Option(help="Learn nothing: print what --out has as a table.")] = False,
 ) -> None:
     """Learn from simulated votes, without the server: the true win rate over the first policy. One JSON line."""
+    if table_only:
+        if out is None:
+            raise typer.BadParameter("--table-only reads the file that --out names: give one")
+        typer.echo(learned(list(map(json.loads, out.read_text().splitlines()))))
+        return
     from trainer.config import TrainingConfig
     from trainer.tiny.learn_bench import LearnConfig
     from trainer.tiny.learn_bench import learn as run
@@ -248,6 +254,31 @@ def rollout(
     typer.echo(json.dumps(figures))
     if not figures["as_expected"] or figures["streams_failed"] or figures["replies_of_two_policies"]:
         raise typer.Exit(1)
+
+
+def learned(rows: list[dict[str, Any]]) -> str:
+    """Markdown, one row for each taste and kind of people: means over the seeds, with the least and the most."""
+
+    def spread(values: list[float]) -> str:
+        return f"{sum(values) / len(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+    groups: dict[tuple[str, float, float], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["taste"], row["noise"], row["contrary"]), []).append(row)
+    columns = (
+        "taste", "random answers", "contrary people", "seeds", "win rate", "at best", "where the taste decides",
+        "KL, nats", "reward model",
+    )  # fmt: skip
+    head = (f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|")
+    body = []
+    for (taste, noise, contrary), found in groups.items():
+        told: list[str] = []
+        for name in ("win_rate", "win_rate_at_best", "win_rate_decided", "kl_nats", "reward_model_accuracy"):
+            values = [row[name] for row in found if name in row]  # a reward model alone has no policy
+            told.append(spread([value[0] if isinstance(value, list) else value for value in values]) if values else "")
+        cells = (taste, f"{noise:.0%}", f"{contrary:.0%}", str(len(found)), *told)
+        body.append(f"| {' | '.join(cells)} |")
+    return "\n".join((*head, *body))
 
 
 def table(rows: list[dict[str, Any]]) -> str:
