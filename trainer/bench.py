@@ -257,26 +257,33 @@ def rollout(
 
 
 def learned(rows: list[dict[str, Any]]) -> str:
-    """Markdown, one row for each taste and kind of people: means over the seeds, with the least and the most."""
+    """Markdown, one row for each taste and kind of people: means over the seeds, with the least and the most. A reward
+    model alone has rows of its own: all its votes were on the first policy's replies."""
 
     def spread(values: list[float]) -> str:
         return f"{sum(values) / len(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
-    groups: dict[tuple[str, float, float], list[dict[str, Any]]] = {}
+    groups: dict[tuple[bool, str, float, float], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((row["taste"], row["noise"], row["contrary"]), []).append(row)
+        groups.setdefault(("rounds" not in row, row["taste"], row["noise"], row["contrary"]), []).append(row)
     columns = (
         "taste", "random answers", "contrary people", "seeds", "win rate", "at best", "where the taste decides",
         "KL, nats", "reward model",
     )  # fmt: skip
     head = (f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|")
     body = []
-    for (taste, noise, contrary), found in groups.items():
+    for (alone, taste, noise, contrary), found in sorted(groups.items()):
         told: list[str] = []
         for name in ("win_rate", "win_rate_at_best", "win_rate_decided", "kl_nats", "reward_model_accuracy"):
-            values = [row[name] for row in found if name in row]  # a reward model alone has no policy
+            values = [row[name] for row in found if name in row]  # older lines lack some
             told.append(spread([value[0] if isinstance(value, list) else value for value in values]) if values else "")
-        cells = (taste, f"{noise:.0%}", f"{contrary:.0%}", str(len(found)), *told)
+        cells = (
+            f"{taste}, the reward model alone" if alone else taste,
+            f"{noise:.0%}",
+            f"{contrary:.0%}",
+            str(len(found)),
+            *told,
+        )
         body.append(f"| {' | '.join(cells)} |")
     return "\n".join((*head, *body))
 

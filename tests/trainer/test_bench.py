@@ -59,14 +59,20 @@ def test_a_bench_that_is_told_to_end_ends_what_it_started(tmp_path: Path) -> Non
 def test_what_was_learned_is_a_table_over_seeds(tmp_path: Path) -> None:
     out = tmp_path / "learn.jsonl"
     line = {"taste": "warm", "noise": 0.2, "contrary": 0.1, "seed": 0, "reward_model_accuracy": [0.9, 0.8, 0.95]}
-    figures = {"win_rate": [0.8, 0.7, 0.9], "win_rate_at_best": 0.93, "win_rate_decided": [0.95, 0.9, 1], "kl_nats": 2}
+    figures: dict[str, object] = {
+        "win_rate": [0.8, 0.7, 0.9],
+        "win_rate_at_best": 0.93,
+        "win_rate_decided": [0.95, 0.9, 1],
+        "kl_nats": 2,
+        "rounds": [],
+    }
     rows = [line | figures, line | figures | {"seed": 1, "win_rate": [0.9, 0.8, 1]}, line | {"noise": 0, "contrary": 0}]
     out.write_text("".join(json.dumps(row) + "\n" for row in rows))
     told = CliRunner().invoke(app, ["learn", "--table-only", "--out", str(out)]).output
     assert told.splitlines()[2:] == [
         "| warm | 20% | 10% | 2 | 0.850 (0.800 to 0.900) | 0.930 (0.930 to 0.930) | 0.950 (0.950 to 0.950) "
         "| 2.000 (2.000 to 2.000) | 0.900 (0.900 to 0.900) |",
-        "| warm | 0% | 0% | 1 |  |  |  |  | 0.900 (0.900 to 0.900) |",
+        "| warm, the reward model alone | 0% | 0% | 1 |  |  |  |  | 0.900 (0.900 to 0.900) |",
     ]
     assert CliRunner().invoke(app, ["learn", "--table-only"]).exit_code == 2
 
