@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -270,22 +271,15 @@ def learned(rows: list[dict[str, Any]]) -> str:
         "taste", "random answers", "contrary people", "seeds", "win rate", "at best", "where the taste decides",
         "KL, nats", "reward model",
     )  # fmt: skip
-    head = (f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|")
-    body = []
+    cells = []
     for (alone, taste, noise, contrary), found in sorted(groups.items()):
         told: list[str] = []
         for name in ("win_rate", "win_rate_at_best", "win_rate_decided", "kl_nats", "reward_model_accuracy"):
             values = [row[name] for row in found if name in row]  # older lines lack some
             told.append(spread([value[0] if isinstance(value, list) else value for value in values]) if values else "")
-        cells = (
-            f"{taste}, the reward model alone" if alone else taste,
-            f"{noise:.0%}",
-            f"{contrary:.0%}",
-            str(len(found)),
-            *told,
-        )
-        body.append(f"| {' | '.join(cells)} |")
-    return "\n".join((*head, *body))
+        name = f"{taste}, the reward model alone" if alone else taste
+        cells.append((name, f"{noise:.0%}", f"{contrary:.0%}", str(len(found)), *told))
+    return _markdown(columns, cells)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -303,12 +297,24 @@ def table(rows: list[dict[str, Any]]) -> str:
         "taste", "seed", "votes", "win rate before", "after each round", "KL, nats", "streams failed",
         "longest gap, s", "minutes",
     )  # fmt: skip
-    head = (f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|")
-    body = [
-        f"| {row['taste']} | {row['seed']} | {row['votes']} | {interval(row['win_rate_before'])} "
-        f"| {', then '.join(rounds(row))} | {row['kl_nats']:.2f} "
-        f"| {row['streams_failed']} of {row['streams_finished']} | {row['longest_gap_seconds']:.2f} "
-        f"| {row['seconds'] / 60:.1f} |"
-        for row in rows
-    ]
-    return "\n".join((*head, *body))
+    return _markdown(
+        columns,
+        [
+            (
+                row["taste"],
+                str(row["seed"]),
+                str(row["votes"]),
+                interval(row["win_rate_before"]),
+                ", then ".join(rounds(row)),
+                f"{row['kl_nats']:.2f}",
+                f"{row['streams_failed']} of {row['streams_finished']}",
+                f"{row['longest_gap_seconds']:.2f}",
+                f"{row['seconds'] / 60:.1f}",
+            )
+            for row in rows
+        ],
+    )
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows))
