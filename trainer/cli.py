@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,11 +66,12 @@ def train(
     from feedback.settings import Settings
     from feedback.store import open_store
     from trainer.config import TrainingConfig
+    from trainer.ended import clean_up_when_ended
     from trainer.errors import TrainerError
     from trainer.run import TrainingRunner
     from trainer.watch import model_folder
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    clean_up_when_ended()
     console = Console(stderr=True)
     settings = Settings()
     store = open_store(settings)
@@ -121,10 +120,8 @@ def demo(
     home: Annotated[Path | None, typer.Option(help="An empty folder for the demo; unset: a new one.")] = None,
 ) -> None:
     """The whole loop before your eyes: simulated users chat, vote and choose; the server learns from them."""
-    from trainer.ended import clean_up_when_ended
     from trainer.tiny.demo import run_demo
 
-    clean_up_when_ended()
     raise typer.Exit(run_demo(rounds=rounds, taste=taste, seed=seed, home=home))
 
 

@@ -1,4 +1,4 @@
-"""What a command that starts servers does when it is told to end: it ends them first."""
+"""What a command does when it is told to end: it gives back what it holds, and ends what it started."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from trainer.ended import clean_up_when_ended
 from trainer.intervals import mean_interval
 from trainer.tiny.crowd import Crowd, Live, keep_streaming, people
 
@@ -104,7 +105,7 @@ def run_demo(*, rounds: int, taste: str, seed: int, home: Path | None) -> int:
     if home.exists() and any(home.iterdir()):
         console.print(f"[red]{home} is not empty[/red]: the demo needs a fresh folder; name another with --home")
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is ended, whoever ends the demo
+    clean_up_when_ended()
     story = Story(DemoConfig(taste=taste, seed=seed, rounds=rounds))
     started = time.monotonic()
     console.print(
