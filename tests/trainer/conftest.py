@@ -1,11 +1,12 @@
 """Fixtures of the trainer's tests."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-from tests.trainer.models import make_backbone
+from tests.trainer.models import make_backbone, make_model_folder
 from trainer.backbone import Backbone
 
 
@@ -21,3 +22,8 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def backbone(one_thread: None) -> Backbone:
     return make_backbone()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model_folder(tmp_path_factory.mktemp("model") / "model")

@@ -1,22 +1,14 @@
-"""One whole run on a real log: published, registered, told; refused, killed, resumed.
+"""One run's stages on a real log: published, registered, told; refused, broken off, going on.
 
-The runs with the marker `engine` are `kudos train` itself, with vLLM. The others put plain torch sampling in the
-engine's place where a run must fail at a moment that cannot be chosen from outside.
+Plain torch sampling stands in the engine's place, so that a run can fail at a moment that cannot be chosen from
+outside. `test_train_command.py` has the command itself, with vLLM.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from datetime import timedelta
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +17,6 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 from sqlalchemy import text
-from sqlmodel import col, select
 
 import trainer.run
 import trainer.samplers
@@ -37,11 +28,12 @@ from deploy.errors import LeaseHeld
 from deploy.gate import GateLimits
 from feedback.errors import UserErased
 from feedback.privacy import erase, trained_on
-from feedback.schema import Lease, Policy, RewardModel, RunState, TrainingRun, TrainingSample, now
+from feedback.schema import Lease, Policy, RewardModel, RunState, TrainingRun, TrainingSample
 from feedback.settings import Settings
 from feedback.store import Store, open_store
-from tests.trainer.models import TorchSampler, make_model_folder, make_tokenizer
-from tests.trainer.votes import write_votes
+from tests.trainer.models import TorchSampler, make_tokenizer
+from tests.trainer.page import Page
+from tests.trainer.votes import rows_of, write_votes
 from trainer.config import SftConfig, TrainingConfig
 from trainer.errors import BadEvaluationSet, RunErased, TooFewVotes, TrainerError
 from trainer.held_lease import LEASE
@@ -77,11 +69,6 @@ CONFIG = TrainingConfig.model_validate(
 QUICK = CONFIG.model_copy(update={"ppo": CONFIG.ppo.model_copy(update={"iterations": 1, "response_tokens": 5})})
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model_folder(tmp_path_factory.mktemp("model") / "model")
-
-
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(home=tmp_path / "home", database_url=None)
@@ -103,18 +90,13 @@ def _runner(settings: Settings, store: Store, model: Path, config: TrainingConfi
     return TrainingRunner(settings, store, config, model, Console(file=io.StringIO()), sampler=QuickSampler)
 
 
-def _rows(store: Store, table: type[Any]) -> list[Any]:
-    with store.read() as session:
-        return list(session.exec(select(table)).all())
-
-
 def test_too_few_votes_are_said_so_with_the_mend_and_wake_the_watcher_only_once(
     settings: Settings, store: Store, model: Path
 ) -> None:
     write_votes(store, make_tokenizer(), pairs=10, thumbs=10)
     with pytest.raises(TooFewVotes, match=r"\d+ usable votes, and a run needs 50: wait for more, or lower min_votes"):
         _runner(settings, store, model).run()
-    (row,) = _rows(store, TrainingRun)
+    (row,) = rows_of(store, TrainingRun)
     assert row.state == RunState.FAILED
     assert "usable votes, and a run needs 50" in row.error
     # The run has seen these votes: a watcher that wakes after 20 must not start it again and again.
@@ -136,7 +118,7 @@ def test_bursts_are_left_out_and_counted(settings: Settings, store: Store) -> No
         records.open(QUICK)
         assert records.votes(QUICK).votes == left
         assert records.left_out() == words
-    counted = {row.id: row.metrics["samples"] for row in _rows(store, TrainingRun)}
+    counted = {row.id: row.metrics["samples"] for row in rows_of(store, TrainingRun)}
     assert counted["run_30"] == {"burst_votes": 31, "burst_users": 1}
     assert counted["run_0"] == {"burst_votes": 0, "burst_users": 0}
 
@@ -154,7 +136,7 @@ def test_a_second_trainer_cannot_take_the_lease_and_leaves_no_trace(
     held = leases.acquire(store, LEASE, "the first", 60)
     with pytest.raises(LeaseHeld, match="the first holds the lease 'trainer'"):
         _runner(settings, store, model).run()
-    assert _rows(store, TrainingRun) == []
+    assert rows_of(store, TrainingRun) == []
     leases.release(store, held)
 
 
@@ -167,10 +149,10 @@ def test_the_reward_model_alone_leaves_its_files_its_row_and_its_lineage(
     assert outcome.version is None
     assert (folder / "reward_model" / "reward_model.safetensors").exists()
     assert not (folder / "examples.json").exists()
-    (row,) = _rows(store, RewardModel)
+    (row,) = rows_of(store, RewardModel)
     assert row.run_id == outcome.run_id
     assert row.metrics["accuracy"] == outcome.assessment.accuracy
-    samples = _rows(store, TrainingSample)
+    samples = rows_of(store, TrainingSample)
     assert len(samples) > 50
     assert {sample.run_id for sample in samples} == {outcome.run_id}
     assert {sample.split for sample in samples} == {"train", "held_out"}
@@ -189,13 +171,13 @@ def test_a_run_that_fails_between_registration_and_report_publishes_one_policy_w
     monkeypatch.setattr(trainer.run, "write_report", full_disk)
     with pytest.raises(OSError, match="no space left"):
         _runner(settings, store, model).run()
-    (row,) = _rows(store, TrainingRun)
+    (row,) = rows_of(store, TrainingRun)
     assert row.state == RunState.FAILED
     assert "no space left" in (settings.runs_folder / row.id / "error.txt").read_text()
 
     monkeypatch.setattr(trainer.run, "write_report", write_report)
     outcome = _runner(settings, store, model).run(resume=row.id)
-    published = [policy for policy in _rows(store, Policy) if policy.run_id == row.id]
+    published = [policy for policy in rows_of(store, Policy) if policy.run_id == row.id]
     assert [policy.version for policy in published] == [outcome.version]
     assert outcome.report is not None
     assert "31 votes of 1 person in quarantine: bursts." in outcome.report.read_text()
@@ -203,7 +185,7 @@ def test_a_run_that_fails_between_registration_and_report_publishes_one_policy_w
     # And a run that has ended is not trained again, with its reward model on votes that it never saw.
     with pytest.raises(TrainerError, match="has ended"):
         _runner(settings, store, model).run(resume=row.id)
-    (row,) = _rows(store, TrainingRun)
+    (row,) = rows_of(store, TrainingRun)
     assert row.state == RunState.SUCCEEDED
 
 
@@ -224,8 +206,8 @@ def test_a_trainer_that_has_lost_its_lease_publishes_nothing(
     monkeypatch.setattr(trainer.run, "evaluate", overtaken)
     with pytest.raises(Exception, match="went to another"):
         _runner(settings, store, model).run()
-    assert [policy.kind for policy in _rows(store, Policy)] == ["base"]
-    (row,) = _rows(store, TrainingRun)
+    assert [policy.kind for policy in rows_of(store, Policy)] == ["base"]
+    (row,) = rows_of(store, TrainingRun)
     assert row.state == RunState.FAILED
 
 
@@ -244,8 +226,8 @@ def test_a_run_that_learned_from_somebody_who_is_erased_publishes_nothing(
     monkeypatch.setattr(trainer.run, moment, erasing)
     with pytest.raises(RunErased, match="start a new run"):
         _runner(settings, store, model).run()
-    assert [policy.kind for policy in _rows(store, Policy)] == ["base"]
-    (row,) = _rows(store, TrainingRun)
+    assert [policy.kind for policy in rows_of(store, Policy)] == ["base"]
+    (row,) = rows_of(store, TrainingRun)
     assert (row.state, row.error) == (RunState.ERASED, "votes that it learned from were erased: start a new run")
     left = {path.name for path in (settings.runs_folder / row.id).iterdir()}
     assert not left & {"examples.json", "checkpoint.pt", "error.txt", "report.html"}
@@ -274,9 +256,9 @@ def test_somebody_who_is_erased_while_votes_are_read_is_not_learned_from(
     monkeypatch.setattr(trainer.run, "to_examples", erasing)
     with pytest.raises(UserErased, match="start again"):
         _runner(settings, store, model).run()
-    (row,) = _rows(store, TrainingRun)
+    (row,) = rows_of(store, TrainingRun)
     assert row.state == RunState.FAILED
-    assert _rows(store, TrainingSample) == []
+    assert rows_of(store, TrainingSample) == []
     assert not (settings.runs_folder / row.id / "examples.json").exists()
 
 
@@ -284,7 +266,7 @@ def test_the_gates_limits_are_settings_of_the_run(settings: Settings, store: Sto
     write_votes(store, make_tokenizer())
     config = QUICK.model_copy(update={"gate": GateLimits(min_prompts=1000)})
     outcome = _runner(settings, store, model, config).run()
-    (row,) = [policy for policy in _rows(store, Policy) if policy.version == outcome.version]
+    (row,) = [policy for policy in rows_of(store, Policy) if policy.version == outcome.version]
     assert any("at least 1000 are needed" in refusal for refusal in row.refusals)
     assert "The gate's min_prompts was set to 1000; it is 32 by default." in row.report["flags"]
 
@@ -295,7 +277,7 @@ def test_what_a_run_publishes_quotes_nobody_and_its_report_nobody_who_was_erased
     tokenizer = make_tokenizer()
     write_votes(store, tokenizer)
     outcome = _runner(settings, store, model).run()
-    (row,) = [policy for policy in _rows(store, Policy) if policy.version == outcome.version]
+    (row,) = [policy for policy in rows_of(store, Policy) if policy.version == outcome.version]
     probe = verify(policies.folder_of(row, settings.policies_folder), base_shapes(model), digest=row.digest).probe
     own = [render_prompt(tokenizer, [{"role": "user", "content": asked}]) for asked in PROBE_QUESTIONS]
     assert all(case.prompt_token_ids in own for case in probe.cases)
@@ -323,7 +305,7 @@ def test_an_evaluation_set_that_cannot_be_read_ends_a_run_before_it_learns(
     evaluation = QUICK.evaluation.model_copy(update={"sets": {"sums": str(tmp_path / "sums.jsonl")}})
     with pytest.raises(BadEvaluationSet, match=r"sums\.jsonl, line 1: messages"):
         _runner(settings, store, model, QUICK.model_copy(update={"evaluation": evaluation})).run()
-    (row,) = _rows(store, TrainingRun)
+    (row,) = rows_of(store, TrainingRun)
     assert (row.state, row.stage) == (RunState.FAILED, "starting")
     with pytest.raises(ValueError, match="Sums!"):
         TrainingConfig.model_validate({"evaluation": {"sets": {"Sums!": "sums.jsonl"}}})
@@ -338,7 +320,7 @@ def test_corrections_are_imitated_before_ppo_and_the_report_says_so(
     evaluation = QUICK.evaluation.model_copy(update={"sets": {"curt": str(tmp_path / "curt.jsonl")}})
     config = QUICK.model_copy(update={"sft": SftConfig(learning_rate=2e-2), "evaluation": evaluation})
     outcome = _runner(settings, store, model, config).run()
-    (row,) = _rows(store, TrainingRun)
+    (row,) = rows_of(store, TrainingRun)
     epochs = row.metrics["supervised"]
     assert [epoch["epoch"] for epoch in epochs] == [0, 1, 2, 3]
     assert sum(epoch["kept"] for epoch in epochs) == 1
@@ -362,7 +344,7 @@ def test_without_vllm_transformers_answers(
     write_votes(store, make_tokenizer())
     monkeypatch.setattr(trainer.samplers, "find_spec", lambda name: None)
     outcome = TrainingRunner(settings, store, QUICK, model, Console(file=io.StringIO())).run()
-    (row,) = _rows(store, TrainingRun)
+    (row,) = rows_of(store, TrainingRun)
     assert row.policy_version == outcome.version is not None
     assert 0 < row.metrics["ppo"][0]["sampler_gap_nats"] < QUICK.ppo.sampler_gap_nats
 
@@ -384,7 +366,7 @@ def test_full_fine_tuning_starts_from_the_served_adapter_and_publishes_a_whole_c
     )
     version = _runner(settings, store, model, config).run().version
     assert version is not None
-    (row,) = [policy for policy in _rows(store, Policy) if policy.version == version]
+    (row,) = [policy for policy in rows_of(store, Policy) if policy.version == version]
     assert (row.kind, row.parent_version) == ("full", adapter)
     folder = policies.folder_of(row, settings.policies_folder)
     verify(folder, base_shapes(model), digest=row.digest)
@@ -397,209 +379,3 @@ def test_full_fine_tuning_cannot_be_published_as_an_adapter() -> None:
     full = {"method": "full", "learning_rate": 1e-5, "critic_learning_rate": 1e-5}
     with pytest.raises(ValueError, match='set publish to "full"'):
         TrainingConfig.model_validate({"ppo": full})
-
-
-# With vLLM, through the command.
-
-
-class Page(HTMLParser):
-    """Checks that tags are closed, and collects what is fetched from elsewhere."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.fetched: list[str] = []
-        self.seen: set[str] = set()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.add(tag)
-        self.fetched += [value for name, value in attrs if name in ("src", "href") and value and value[0] != "#"]
-        if tag not in ("meta", "link", "br", "img", "input", "hr"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.add(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def _train(home: Path, model: Path, *arguments: str, **how: Any) -> subprocess.Popen[str]:
-    environment = {**os.environ, "KUDOS_HOME": str(home), "KUDOS_MODEL": str(model), "OMP_NUM_THREADS": "1"}
-    environment.pop("KUDOS_DATABASE_URL", None)
-    return subprocess.Popen(
-        [sys.executable, "-m", "kudos", "train", *arguments],
-        env=environment | {"VLLM_CPU_KVCACHE_SPACE": "1", "COLUMNS": "200"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **how,
-    )
-
-
-def _ended(process: subprocess.Popen[str], seconds: float = 1200) -> tuple[int, str, str]:
-    try:
-        out, err = process.communicate(timeout=seconds)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-    return process.returncode, out, err
-
-
-@pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home folder with votes, and the training config beside it, from which each test takes a copy."""
-    folder = tmp_path_factory.mktemp("log")
-    opened = open_store(Settings(home=folder / "home", database_url=None))
-    write_votes(opened, make_tokenizer())
-    opened.close()
-    (folder / "config.json").write_text(CONFIG.model_dump_json())
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole(log: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
-    """A run that nobody disturbed: its home, its JSON line and its progress."""
-    home = tmp_path_factory.mktemp("whole") / "home"
-    shutil.copytree(log / "home", home)
-    status, out, err = _ended(_train(home, model, "--config", str(log / "config.json"), "--json"))
-    assert status == 0, err[-4000:]
-    return home, json.loads(out.splitlines()[-1]), err
-
-
-Whole = tuple[Path, dict[str, Any], str]
-
-
-@pytest.mark.engine
-@pytest.mark.timeout(1300)
-def test_a_candidate_is_published_and_registered_with_its_lineage(whole: Whole, model: Path) -> None:
-    home, outcome, _ = whole
-    settings = Settings(home=home, database_url=None)
-    store = open_store(settings)
-    with store.read() as session:
-        lineage = policies.lineage(session, outcome["version"])
-        folder = policies.folder_of(lineage.policy, settings.policies_folder)
-        assert lineage.policy.state == ("accepted" if outcome["accepted"] else "refused")
-        assert lineage.policy.refusals == outcome["refusals"]
-        assert [policy.kind for policy in lineage.ancestors] == ["base"]
-        assert lineage.run is not None
-        assert lineage.run.id == outcome["run_id"]
-        assert (lineage.run.state, lineage.run.stage, lineage.run.progress) == ("succeeded", "done", 1.0)
-        assert lineage.run.votes > 50
-        assert lineage.reward_model is not None
-        assert len(lineage.vote_ids) == lineage.run.votes
-        assert lineage.voters > 1
-        assert lineage.policy.report["prompts"] == 8
-        assert lineage.policy.digest
-        verify(folder, base_shapes(model), digest=lineage.policy.digest)
-    store.close()
-
-
-@pytest.mark.engine
-@pytest.mark.timeout(1300)
-def test_its_report_is_one_file_that_parses_and_fetches_nothing(whole: Whole) -> None:
-    _, outcome, _ = whole
-    text = Path(outcome["report"]).read_text(encoding="utf-8")
-    page = Page()
-    page.feed(text)
-    page.close()
-    assert page.open == []
-    assert page.fetched == []
-    assert {"svg", "table", "h1"} <= page.seen
-    assert outcome["version"] in text
-    assert "The gate " in text
-
-
-@pytest.mark.engine
-@pytest.mark.timeout(1300)
-def test_it_leaves_no_words_of_people_and_tells_its_progress(whole: Whole) -> None:
-    home, outcome, err = whole
-    folder = home / "runs" / outcome["run_id"]
-    left = {path.name for path in folder.iterdir()}
-    assert {"config.json", "assessment.json", "reward_model", "report.html", "tensorboard"} <= left
-    assert not left & {"examples.json", "checkpoint.pt"}
-    assert TrainingConfig.model_validate_json((folder / "config.json").read_text()) == CONFIG
-    assert list((folder / "tensorboard").glob("events.*"))
-    assert "ppo: 6/6 reward" in err
-    assert "held-out accuracy" in err
-
-
-def let_lease_run_for(store: Store, time_left: timedelta) -> None:
-    with store.write() as session:
-        lease = session.get_one(Lease, LEASE)
-        lease.expires_at = now() + time_left
-        session.add(lease)
-
-
-@pytest.mark.engine
-@pytest.mark.timeout(3600)
-def test_a_run_that_is_killed_in_the_middle_of_ppo_resumes_to_the_very_same_policy(
-    whole: Whole, log: Path, model: Path, tmp_path: Path
-) -> None:
-    home = tmp_path / "home"
-    shutil.copytree(log / "home", home)
-    process = _train(home, model, "--config", str(log / "config.json"))
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("ppo: 2/6"):
-            process.send_signal(signal.SIGKILL)
-            break
-    assert _ended(process)[0] == -signal.SIGKILL
-    store = open_store(Settings(home=home, database_url=None))
-    (row,) = _rows(store, TrainingRun)
-    assert row.state == RunState.RUNNING, "nobody was left to write that it died"
-    folder = home / "runs" / row.id
-    assert (folder / "checkpoint.pt").exists()
-    assert (folder / "examples.json").exists()
-
-    # The dead trainer's lease still holds: a second one is refused, in one line.
-    let_lease_run_for(store, timedelta(hours=1))  # a busy machine may take longer than it has left
-    status, _, err = _ended(_train(home, model, "--resume", row.id))
-    assert status == 1
-    assert "LeaseHeld" in err
-    assert "Traceback" not in err
-    let_lease_run_for(store, timedelta(seconds=-1))  # as if it had run out
-
-    status, out, err = _ended(_train(home, model, "--resume", row.id, "--json"))
-    assert status == 0, err[-4000:]
-    assert "ppo: 1/6" not in err, "it goes on from its checkpoint"
-    assert "ppo: 6/6" in err
-    outcome = json.loads(out.splitlines()[-1])
-    assert outcome["run_id"] == row.id
-    with store.read() as session:
-        resumed = session.get(TrainingRun, row.id)
-        assert resumed is not None
-        assert resumed.state == RunState.SUCCEEDED
-        found = session.exec(select(Policy).where(col(Policy.run_id) == row.id)).all()
-        assert len(found) == 1
-    store.close()
-    assert not (folder / "examples.json").exists()
-
-    unbroken = whole[0] / "policies" / whole[1]["version"] / "adapter_model.safetensors"
-    here = home / "policies" / outcome["version"] / "adapter_model.safetensors"
-    assert here.read_bytes() == unbroken.read_bytes()
-
-
-@pytest.mark.engine
-@pytest.mark.timeout(1300)
-def test_a_run_that_is_told_to_stop_is_interrupted_and_gives_its_lease_back(
-    log: Path, model: Path, tmp_path: Path
-) -> None:
-    home = tmp_path / "home"
-    shutil.copytree(log / "home", home)
-    process = _train(home, model, "--config", str(log / "config.json"))
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("samples"):
-            process.send_signal(signal.SIGTERM)
-            break
-    started = time.monotonic()
-    assert _ended(process)[0] == 143
-    assert time.monotonic() - started < 240
-    store = open_store(Settings(home=home, database_url=None))
-    (row,) = _rows(store, TrainingRun)
-    (lease,) = _rows(store, Lease)
-    store.close()
-    assert row.state == RunState.INTERRUPTED
-    assert lease.expires_at <= now()

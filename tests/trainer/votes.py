@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from sqlmodel import select
+
 from feedback.ids import new_id, prompt_digest
 from feedback.ledger import begin_comparison, begin_reply, finish_reply
 from feedback.schema import Comparison, Reply, ReplyState, TargetKind
@@ -21,6 +23,11 @@ def say(rng: random.Random, pleasant: bool) -> str:
     if pleasant:
         words.insert(rng.randrange(len(words) + 1), PLEASANT)
     return ", ".join(words)
+
+
+def rows_of(store: Store, table: type[Any]) -> list[Any]:
+    with store.read() as session:
+        return list(session.exec(select(table)).all())
 
 
 def write_votes(
