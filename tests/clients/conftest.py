@@ -23,7 +23,8 @@ HERE = Path(__file__).parent
 def caller(zygote: Zygote, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server whose model calls `weather`, whatever it is asked: a fake engine's, as none here was trained to."""
     home = tmp_path_factory.mktemp("caller") / "home"
-    server = ForkedServer(zygote, home, FAKE_PROMPTS=str(folder), FAKE_SAYS=f"One moment. {CALL}")
+    says = {"FAKE_PROMPTS": str(folder), "FAKE_SAYS": f"One moment. {CALL}"}
+    server = ForkedServer(zygote, home, KUDOS_MODEL="kudos-tiny", **says)  # the name that the clients ask for
     yield server.start()
     server.kill()
     server.store.close()

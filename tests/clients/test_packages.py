@@ -1,5 +1,6 @@
 """OpenAI's JavaScript package and LangChain, each in its own environment, by a script in its own language."""
 
+import os
 import shutil
 
 from tests.clients.conftest import HERE, INSTALLED, passes
@@ -13,6 +14,7 @@ def test_openai_for_javascript(addresses: dict[str, str]) -> None:
 
 def test_langchain(addresses: dict[str, str]) -> None:
     folder = INSTALLED / "langchain"
-    shutil.copy(HERE / "langchain_client.py", folder)  # beside no project whose settings pytest would take
+    shutil.copy(HERE / "langchain_client.py", folder)
     python = str(folder / "venv" / "bin" / "python")
-    passes([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "langchain_client.py"], addresses, folder)
+    alone = ["-c", os.devnull, "-p", "no:cacheprovider"]  # not by this project's settings, whose plugins are not there
+    passes([python, "-m", "pytest", "-q", *alone, "langchain_client.py"], addresses, folder)
