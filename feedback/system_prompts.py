@@ -14,6 +14,8 @@ from feedback.errors import BadPrompt, UnknownPrompt
 from feedback.schema import ApiKey, PromptUse, PromptVersion
 
 NAME = r"[a-z0-9][a-z0-9_-]{0,63}"
+RESERVED = "use"
+"""No prompt's name: the address of a prompt of that name is the one of who gets which."""
 MAX_CHARS = 32_768
 MAX_ARMS = 16
 
@@ -28,6 +30,8 @@ def add_prompt(session: Session, *, name: str, text: str, actor: str) -> tuple[P
         raise BadPrompt(
             f"{name[:80]!r} is no name for a prompt: use up to 64 of a-z, 0-9, _ and -, a letter or digit first"
         )
+    if name == RESERVED:
+        raise BadPrompt(f"{RESERVED!r} is no name for a prompt: /v1/prompts/{RESERVED} says who gets which")
     if not text.strip() or len(text) > MAX_CHARS or "\x00" in text:
         raise BadPrompt(f"a prompt has 1 to {MAX_CHARS} characters, and not only white space")
     newest = _newest(session, name)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlmodel import Session
 
 from feedback.schema import PromptUse, PromptVersion
-from feedback.system_prompts import MAX_ARMS, MAX_CHARS, NAME, add_prompt, find_prompt, prompt_versions, set_use, uses
+from feedback.system_prompts import MAX_ARMS, MAX_CHARS, NAME, RESERVED, add_prompt, find_prompt, prompt_versions, set_use, uses
 from server.identity import Scope
 from server.openapi import body_of
 from server.services import services_of
@@ -26,7 +26,7 @@ class _Body(BaseModel):
 
 class NewPrompt(_Body):
     model_config = shown({"name": "shop", "text": "You work in a shop. Answer in one sentence."})
-    name: Annotated[str, Field(pattern=f"^{NAME}$")]
+    name: Annotated[str, Field(pattern=f"^{NAME}$", json_schema_extra={"not": {"const": RESERVED}})]
     text: Annotated[str, Field(max_length=MAX_CHARS, pattern=r"\S")]
 
 
@@ -78,6 +78,14 @@ async def new_prompt(request: Request) -> dict[str, Any]:
         return {**_version(made), "new": new}
 
     return await services.write(write)
+
+
+@router.get("/use", response_model=shapes.AllPromptsInUse)
+async def prompts_in_use(request: Request) -> dict[str, Any]:
+    """Who gets which now."""
+    services = services_of(request)
+    await services.identity(request, Scope.OPERATOR)
+    return {"object": "list", "data": await services.read(lambda session: [_use(each) for each in uses(session)])}
 
 
 @router.put(

@@ -284,6 +284,12 @@ class PromptsInUse(Shape):
     created_at: datetime
 
 
+class AllPromptsInUse(Shape):
+    model_config = shown({"object": "list", "data": [_USE]})
+    object: Literal["list"]
+    data: list[PromptsInUse]
+
+
 class Prompts(Shape):
     model_config = shown({"object": "list", "data": [_PROMPT], "uses": [_USE]})
     object: Literal["list"]

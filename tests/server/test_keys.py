@@ -51,6 +51,7 @@ ROUTES = [
     ("GET", "/v1/prompts", Scope.OPERATOR),
     ("POST", "/v1/prompts", Scope.OPERATOR),
     ("GET", "/v1/prompts/x", Scope.OPERATOR),
+    ("GET", "/v1/prompts/use", Scope.OPERATOR),
     ("PUT", "/v1/prompts/use", Scope.OPERATOR),
     ("GET", "/metrics", Scope.METRICS),
 ]

@@ -73,6 +73,7 @@ def test_the_operators_prompt_comes_first_and_is_logged(running: Running) -> Non
         again = post(operator, "shop", WARM)
         assert (again["id"], again["new"]) == ("shop@1", False)
         used = use(operator, ("shop", 1))
+        assert used in operator.get("/v1/prompts/use").json()["data"]
         assert used["arms"] == [{"version": "shop@1", "weight": 1.0}]
         assert "salt" not in used
         first = ask(alice)
@@ -153,6 +154,7 @@ def test_an_experiment_compares_prompts_and_trains_on_replies_to_one_question_al
         ("POST", "/v1/prompts", {"name": "A b", "text": "x"}, 422),
         ("POST", "/v1/prompts", {"name": "a", "text": " "}, 422),
         ("POST", "/v1/prompts", {"name": "a"}, 422),
+        ("POST", "/v1/prompts", {"name": "use", "text": "x"}, 422),
         ("GET", "/v1/prompts/none", None, 404),
         ("PUT", "/v1/prompts/use", {"arms": [{"version": "none"}]}, 404),
         ("PUT", "/v1/prompts/use", {"arms": [{"version": "none", "weight": 0}]}, 422),
