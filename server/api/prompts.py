@@ -9,7 +9,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlmodel import Session
 
 from feedback.schema import PromptUse, PromptVersion
-from feedback.system_prompts import MAX_ARMS, MAX_CHARS, NAME, RESERVED, add_prompt, find_prompt, prompt_versions, set_use, uses
+from feedback.system_prompts import (
+    MAX_ARMS,
+    MAX_CHARS,
+    NAME,
+    RESERVED,
+    add_prompt,
+    find_prompt,
+    prompt_versions,
+    set_use,
+    uses,
+)
 from server.identity import Scope
 from server.openapi import body_of
 from server.services import services_of
