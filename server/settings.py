@@ -14,6 +14,8 @@ from feedback.settings import Settings as FeedbackSettings
 from server.errors import BadConfiguration
 
 TINY = "kudos-tiny"
+MOST_LORAS = 32
+"""The widest that `max_loras` can be set."""
 
 
 class Settings(FeedbackSettings):
@@ -44,7 +46,7 @@ class Settings(FeedbackSettings):
     max_model_len: int | None = Field(default=None, ge=64)
     """Longest prompt and reply together, in tokens. Unset: what the model was made for."""
 
-    max_loras: int = Field(default=4, ge=1, le=32)
+    max_loras: int = Field(default=4, ge=1, le=MOST_LORAS)
     """Adapter policies that may serve in one batch: stable, candidate and the two of a matchup are four."""
 
     max_lora_rank: int = Field(default=32, ge=8, le=512)

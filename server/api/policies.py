@@ -6,6 +6,7 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
+from pydantic import Field
 from sqlmodel import Session
 
 from deploy import matchups, policies
@@ -15,6 +16,7 @@ from server.errors import ApiError
 from server.identity import Scope
 from server.openapi import body_of
 from server.services import Services, services_of
+from server.settings import MOST_LORAS
 from server.shapes import Body, leaderboard, rollouts, shown
 from server.shapes import operators as shapes
 from server.wire import read_optional
@@ -27,7 +29,7 @@ class MatchupBody(Body):
     first_version: str | None = None
     second_version: str | None = None
     automatic: bool = False
-    versions: list[str] | None = None
+    versions: Annotated[list[str], Field(max_length=MOST_LORAS)] | None = None
 
 
 @router.get("/policies", response_model=shapes.Policies)

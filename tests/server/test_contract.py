@@ -22,6 +22,7 @@ WIDEST = {
     "KUDOS_MAX_CHOICES": "128",
     "KUDOS_MAX_TOKENS": "1000000000",
     "KUDOS_MAX_STREAMS_PER_USER": "512",
+    "KUDOS_MAX_LORAS": "32",
     "FAKE_SAYS": "Hello! <tool_call>",
     "FAKE_TOKEN_SECONDS": "0",
 }
