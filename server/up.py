@@ -51,6 +51,7 @@ class Supervisor:
         self._stopping: int | None = None
         self._server: Child | None = None
         self._trainer: Child | None = None
+        self._told = 0  # bytes of the trainer's log that were looked at
         self._deaths = 0
         self._start_trainer_at: float | None = None
 
@@ -106,6 +107,7 @@ class Supervisor:
                 self._say(f"[red]the server ended with status {status}[/]; see {self._log_path('server')}")
                 return status or 1
             self._tend_trainer()
+            self._pass_on()
             time.sleep(_POLL_SECONDS)
         return self._end()
 
@@ -126,8 +128,21 @@ class Supervisor:
             self._trainer = None
             self._start_trainer_at = at + pause
         if self._trainer is None and self._start_trainer_at is not None and at >= self._start_trainer_at:
-            self._trainer = self._start("trainer", ["trainer"], _humbly)
-            self._say("the trainer waits for votes, at a lower priority")
+            self._trainer, self._told = self._start("trainer", ["trainer"], _humbly), 0
+
+    def _pass_on(self) -> None:
+        """What the trainer says to people; what it and its libraries say besides stays in its log."""
+        if self._trainer is None:
+            return
+        with self._log_path("trainer").open("rb") as log:
+            log.seek(self._told)
+            for line in log:
+                if not line.endswith(b"\n"):  # not yet written to its end
+                    break
+                self._told += len(line)
+                if line.startswith(b"kudos: "):
+                    text = line.decode(errors="replace").rstrip()
+                    self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     # ---- children ----------------------------------------------------------------------------------
 
@@ -166,6 +181,7 @@ class Supervisor:
                 child.process.kill()
                 child.process.wait()
             child.log.close()
+        self._pass_on()  # what the trainer said at its end
         status = self._server.process.returncode if self._server is not None else 0
         self._server = self._trainer = None
         return 0 if self._stopping is not None else status or 1

@@ -110,7 +110,8 @@ def trainer() -> None:
     from trainer.watch import Watcher
 
     settings = Settings()
-    Watcher(settings, TrainerSettings(), open_store(settings), say=lambda text: print(text, flush=True)).run()
+    store = open_store(settings)
+    Watcher(settings, TrainerSettings(), store, say=lambda text: print(f"kudos: {text}", flush=True)).run()
 
 
 def demo(

@@ -38,7 +38,7 @@ class Watcher:
         """Until SIGTERM or SIGINT; a run in progress is then told to stop and left resumable."""
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._stop)
-        self.say(f"waiting for {self.trainer.after_votes} new votes")
+        self.say(f"the trainer waits for {self.trainer.after_votes} new votes")
         while not self._stopping:
             due = self.due()
             if due is not None:
@@ -67,16 +67,23 @@ class Watcher:
         command = [sys.executable, "-m", "kudos", "train", *arguments]
         if self.trainer.config is not None and not arguments:
             command += ["--config", self.trainer.config]
-        self.say("training: " + (" ".join(arguments) or "a new run"))
+        self.say(f"training goes on with {arguments[-1]}" if arguments else "a training run begins")
         started = time.monotonic()
         self._child = subprocess.Popen(["nice", "-n", str(self.trainer.niceness), *command])  # noqa: S603, S607
         status = self._child.wait()
         self._child = None
-        self.say(f"the run ended with status {status} after {time.monotonic() - started:.0f} s")
+        self.say(f"{self._outcome(status)}, after {(time.monotonic() - started) / 60:.1f} min")
         if status != 0 and not self._stopping:
             if arguments:
                 self._give_up_resuming()
             time.sleep(self.trainer.poll_seconds)
+
+    def _outcome(self, status: int) -> str:
+        with self.store.read() as session:
+            run = session.exec(select(TrainingRun).order_by(col(TrainingRun.started_at).desc())).first()
+        if run is None or status != 0:
+            return f"the run ended with status {status}"
+        return f"{run.message} (report: {self.settings.home / (run.report_path or '')})"
 
     def _give_up_resuming(self) -> None:
         """A run that fails when resumed would fail for ever: mark it, so that new votes can start another."""

@@ -64,6 +64,8 @@ def test_up_is_ready_restarts_its_trainer_and_ends_all(up: subprocess.Popen[str]
     os.kill(children["trainer"], signal.SIGKILL)
     wait_for(lambda: children_of(up.pid).get("trainer") not in (None, children["trainer"]), 120, "another trainer")
     children = children_of(up.pid)
+    log = tmp_path / "logs" / "trainer.log"
+    wait_for(lambda: "waits for" in log.read_text(), 120, "the other trainer to be ready")
     wait_for(lambda: httpx.get(f"{found[1]}/health/ready", timeout=60).status_code == 200, 60, "the server to be ready")
 
     up.send_signal(signal.SIGINT)
@@ -72,9 +74,9 @@ def test_up_is_ready_restarts_its_trainer_and_ends_all(up: subprocess.Popen[str]
     told = up.stderr.read()
     assert str(tmp_path / "operator.key") in told
     assert "the trainer ended with status -9" in told
+    assert "kudos: the trainer waits for 200 new votes" in told
     assert not any(alive(child) for child in children.values())
     assert (tmp_path / "logs" / "server.log").exists()
-    assert (tmp_path / "logs" / "trainer.log").exists()
 
 
 def test_a_server_that_cannot_start_is_said_with_its_last_words(tmp_path: Path) -> None:

@@ -118,6 +118,23 @@ def test_while_another_trainer_holds_the_lease_nothing_is_due(
     assert watcher.due() == ["--resume", "run-of-somebody"]
 
 
+def test_it_says_when_a_run_begins_and_what_came_of_it(
+    settings: Settings, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nice").write_text("#!/bin/sh\nexit 0\n")
+    (tmp_path / "nice").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with store.write() as session:
+        message, report = "v1-0a1b2c3d is accepted", "runs/run-1/report.html"
+        session.add(TrainingRun(id="run-1", state=RunState.SUCCEEDED, message=message, report_path=report))
+    said: list[str] = []
+    watcher = Watcher(settings, TrainerSettings(poll_seconds=0.01), store, say=said.append)
+    watcher._train([])
+    watcher._train(["--resume", "run-1"])
+    ended = f"v1-0a1b2c3d is accepted (report: {tmp_path / report}), after 0.0 min"
+    assert said == ["a training run begins", ended, "training goes on with run-1", ended]
+
+
 @pytest.fixture
 def ends_badly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`nice`, by which runs are started, is a script that dies as if it were killed."""
