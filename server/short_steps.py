@@ -1,9 +1,9 @@
 """New turns enter the engine a few at a time on a CPU, so that none of those who read stands still for all who ask.
 
 A step computes the prompts of every turn that enters with it, and each stream waits for its next token until the step
-is done. Where prompts are not prefilled in pieces (see `server.vllm_engine`), ten turns that begin together are one
-long step. Here a step takes in prompts that take about half as long again as the running turns' tokens do; the others
-wait for the next step, which they would have spent in the long one.
+is done. Ten turns that begin together would be one long step, and so would one long prompt. Here a step takes in
+prompts that take about half as long again as the running turns' tokens do: others wait for the next step, which they
+would have spent in the long one, and a prompt that is longer than that is computed in pieces.
 """
 
 from __future__ import annotations
@@ -20,32 +20,50 @@ LEAST_PROMPT_TOKENS = 128
 """When few turns run."""
 
 
-def prompt_tokens(running: int, first: int, returning: int) -> int:
-    """How many tokens of prompts a step may take in. running: turns that go on; first: tokens of the turn that is next,
-    which enters whatever its length; returning: tokens of the turns that were put back, which all do."""
-    return max(LEAST_PROMPT_TOKENS, PROMPT_TOKENS_EACH_RUNNING * running, first, returning)
+def prompt_tokens(running: int) -> int:
+    """How many tokens of prompts a step takes in. running: turns that go on."""
+    return max(LEAST_PROMPT_TOKENS, PROMPT_TOKENS_EACH_RUNNING * running)
+
+
+def in_pieces(turn: Any) -> bool:
+    """Whether its prompt may be computed in pieces.
+
+    vLLM draws a token after each piece and takes all but the last one back. Where a request has a seed it rewinds the
+    request's generator for that, which on CPU cannot be rewound, and the engine dies. A probe's prompt logprobs stay in
+    one piece too, so that they show what they are asked for: the weights of one moment.
+    """
+    sampling = turn.sampling_params
+    return sampling is not None and sampling.seed is None and sampling.prompt_logprobs is None
 
 
 class _Short:
-    """Lowers vLLM's bound on a step's tokens, anew for each step."""
+    """Lowers vLLM's bound on a step's tokens, and lets it cut a prompt that is longer, anew for each step."""
 
     max_num_scheduled_tokens: int
+    scheduler_config: Any
     running: list[Any]
     waiting: Any
 
     def schedule(self, throttle_prefills: bool = False) -> Any:
         bound, running = self.max_num_scheduled_tokens, len(self.running)  # of which each takes one token
-        first, returning = 0, 0
+        entering, cut = prompt_tokens(running), False
         if self.waiting:
             turn = self.waiting.peek_request()
-            first = turn.num_tokens
-            if turn.status is RequestStatus.PREEMPTED:  # they came before those that have not begun
+            if turn.status is RequestStatus.PREEMPTED:  # put back, before those that have not begun: all return
                 returning = sum(each.num_tokens for each in self.waiting if each.status is RequestStatus.PREEMPTED)
-        self.max_num_scheduled_tokens = min(bound, running + prompt_tokens(running, first, returning))
+                entering = max(entering, returning)
+            # Where nobody reads meanwhile a piece would only be late. All are asked, not the first one alone: of a long
+            # prompt that is in the cache little is left, and the next one would be cut.
+            cut = running > 0 and turn.num_tokens > entering and all(in_pieces(each) for each in self.waiting)
+            if not cut:
+                entering = max(entering, turn.num_tokens)
+        self.max_num_scheduled_tokens = min(bound, running + entering)
+        self.scheduler_config.enable_chunked_prefill = cut
         try:
             return super().schedule(throttle_prefills)  # type: ignore[misc]  # vLLM's, in the classes below
         finally:
             self.max_num_scheduled_tokens = bound
+            self.scheduler_config.enable_chunked_prefill = False
 
 
 class ShortSteps(_Short, Scheduler):  # type: ignore[misc]  # vLLM has no types

@@ -88,8 +88,7 @@ class VllmEngine:
         if settings.max_model_len is not None:
             options["max_model_len"] = settings.max_model_len
         if on_cpu:
-            # A seeded request whose prompt is prefilled in pieces makes vLLM rewind a generator, which on CPU cannot be
-            # rewound, and the engine dies.
+            # Not to be left to vLLM, which cuts the prompts of seeded requests too (see `server.short_steps`).
             options["enable_chunked_prefill"] = False
         else:
             options["gpu_memory_utilization"] = settings.gpu_memory_share

@@ -46,9 +46,9 @@ def make_scheduler(config: Any, kind: type) -> Any:
     )
 
 
-def ask(scheduler: Any, lengths: Sequence[int]) -> None:
+def ask(scheduler: Any, lengths: Sequence[int], **sampling: Any) -> None:
     for number, length in enumerate(lengths):
-        params = SamplingParams(max_tokens=100, ignore_eos=True)
+        params = SamplingParams(max_tokens=100, ignore_eos=True, **sampling)
         scheduler.add_request(
             Request(f"r{number}", [5] * length, params, None, arrival_time=float(number), block_hasher=None)
         )
@@ -63,7 +63,7 @@ def step(scheduler: Any) -> dict[str, int]:
         ModelRunnerOutput(
             req_ids=ids,
             req_id_to_index={each: index for index, each in enumerate(ids)},
-            sampled_token_ids=[[7] for _ in ids],
+            sampled_token_ids=[[] if scheduler.requests[each].is_prefill_chunk else [7] for each in ids],
         ),
     )
     return dict(planned.num_scheduled_tokens)
@@ -88,14 +88,33 @@ def test_the_same_turns_are_one_long_step_of_vllms(config: Any) -> None:
     assert list(step(scheduler).values()) == [40] * 10
 
 
-def test_a_turn_longer_than_that_enters_alone_and_in_its_place(config: Any) -> None:
+def test_a_prompt_longer_than_that_is_computed_in_pieces(config: Any) -> None:
     scheduler = make_scheduler(config, ShortSteps)
-    ask(scheduler, [100, 700, 20])
+    ask(scheduler, [100, 300, 20])
+    assert [step(scheduler) for _ in range(5)] == [
+        {"r0": 100},
+        {"r0": 1, "r1": 128},
+        {"r0": 1, "r1": 129},
+        {"r0": 1, "r1": 43, "r2": 20},
+        {"r0": 1, "r1": 1, "r2": 1},
+    ]
+
+
+@pytest.mark.parametrize("sampling", [{"seed": 1}, {"prompt_logprobs": 0}])
+def test_what_must_stay_whole_enters_alone_and_in_its_place(config: Any, sampling: dict[str, Any]) -> None:
+    scheduler = make_scheduler(config, ShortSteps)
+    ask(scheduler, [100, 700, 20], **sampling)
     assert [step(scheduler) for _ in range(3)] == [
         {"r0": 100},
         {"r0": 1, "r1": 700},
         {"r0": 1, "r1": 1, "r2": 20},
     ]
+
+
+def test_where_nobody_reads_nothing_is_cut(config: Any) -> None:
+    scheduler = make_scheduler(config, ShortSteps)
+    ask(scheduler, [700, 20])
+    assert [step(scheduler) for _ in range(2)] == [{"r0": 700}, {"r0": 1, "r1": 20}]
 
 
 def test_turns_that_were_put_back_return_together(config: Any) -> None:
@@ -110,10 +129,8 @@ def test_turns_that_were_put_back_return_together(config: Any) -> None:
 
 
 def test_the_more_run_the_more_enter() -> None:
-    assert prompt_tokens(0, 0, 0) == prompt_tokens(10, 5, 0) == 128
-    assert prompt_tokens(64, 40, 0) == 256
-    assert prompt_tokens(64, 1000, 0) == 1000
-    assert prompt_tokens(0, 40, 900) == 900
+    assert prompt_tokens(0) == prompt_tokens(10) == 128
+    assert prompt_tokens(64) == 256
 
 
 @pytest.mark.parametrize(("chosen", "short"), [(Scheduler, ShortSteps), (AsyncScheduler, AsyncShortSteps)])
