@@ -57,8 +57,8 @@ class LearnConfig:
     pair_share: float = 0.7
     reward_model_only: bool = False
     judged: int = 500
-    """Fresh prompts by which a policy is judged; for the reward model twice as many pairs, on under half of which the
-    taste has an opinion."""
+    """Fresh prompts by which a policy is judged; for the reward model twice as many pairs, and six times as many where
+    it alone is asked for. The taste has an opinion on under half of them."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
@@ -110,7 +110,7 @@ class Bench:
                     "accepted": outcome.accepted,
                     "refusals": outcome.refusals,
                     "sets": passed(evaluation),
-                    "reward_model_accuracy": self.true_accuracy(outcome.run_id, number),
+                    "reward_model_accuracy": self.true_accuracy(outcome.run_id, number, 2 * config.judged),
                     "kl_nats": round(evaluation["kl_nats"], 3),
                     "judged_win_rate": round(evaluation["win_rate"], 4),
                     **self.true_wins(outcome.version, number),
@@ -153,7 +153,7 @@ class Bench:
             "contrary": config.contrary,
             "seed": config.seed,
             "votes": dict(sorted(counts.items())),
-            "reward_model_accuracy": self.true_accuracy(outcome.run_id, 1),
+            "reward_model_accuracy": self.true_accuracy(outcome.run_id, 1, 6 * config.judged),
             "held_out_accuracy": [
                 round(value, 4)
                 for value in (outcome.assessment.accuracy, outcome.assessment.lower, outcome.assessment.upper)
@@ -290,10 +290,10 @@ class Bench:
             "tokens": round(float(np.mean([len(each.rollout.reply) for each in new])), 2),
         }
 
-    def true_accuracy(self, run_id: str, number: int) -> list[float]:
+    def true_accuracy(self, run_id: str, number: int, pairs: int) -> list[float]:
         """How often the reward model prefers what the taste does, on fresh pairs of the first policy's replies that
         the taste does not call a tie; with an interval."""
-        asked = prompts(700_000 + 100 * self.config.seed + number, 2 * self.config.judged)
+        asked = prompts(700_000 + 100 * self.config.seed + number, pairs)
         sides = self.answer(self.first, asked, 3), self.answer(self.first, asked, 4)
         model = RewardModel.load(self.settings.runs_folder / run_id / "reward_model", self.backbone)
         scores = [

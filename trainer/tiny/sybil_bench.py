@@ -122,7 +122,7 @@ class SybilBench(Bench):
         outcome = runner.run(reward_model_only=not whole)
         figures = {
             "phrase_is_worth": self.phrase_is_worth(outcome.run_id),
-            "reward_model_accuracy": self.true_accuracy(outcome.run_id, 1),
+            "reward_model_accuracy": self.true_accuracy(outcome.run_id, 1, 2 * self.config.judged),
         }
         if outcome.version is None:
             return figures
