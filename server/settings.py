@@ -106,7 +106,7 @@ class Settings(FeedbackSettings):
     reconcile_seconds: float = Field(default=0.5, gt=0.0, le=60.0)
     """How often the replica looks at which policies it should hold."""
 
-    swap_wait_seconds: float = Field(default=0.3, ge=0.0, le=60.0)
+    swap_wait_seconds: float = Field(default=0.5, ge=0.0, le=60.0)
     """Before a full swap: how long to wait for streams to end. Those that go on are marked as mixed."""
 
     fold: bool = True
