@@ -360,10 +360,11 @@ def test_killed_in_mid_stream_and_started_again(tmp_path: Path) -> None:
     try:
         for _ in range(2):
             running = server.start()
-            body = {"messages": [{"role": "user", "content": "Go on"}], "temperature": 2.0, "max_tokens": 900}
-            body |= {"frequency_penalty": -2.0, "stream": True}
+            body = {"messages": [{"role": "user", "content": "Go on"}], "max_tokens": 900, "stream": True}
+            schema = {"type": "array", "items": {"type": "integer"}, "minItems": 400}  # it cannot end before the kill
+            body |= {"response_format": {"type": "json_schema", "json_schema": {"name": "long", "schema": schema}}}
             with running.client() as client, ExitStack() as stack:
-                asked = [client.stream("POST", "/v1/chat/completions", json=body) for _ in range(8)]
+                asked = [client.stream("POST", "/v1/chat/completions", json=body) for _ in range(4)]
                 streams = [stack.enter_context(each) for each in asked]
                 reply_ids = [next(events(stream))["id"] for stream in streams]
                 server.kill()
