@@ -80,7 +80,7 @@ class Watcher:
 
     def _outcome(self, status: int) -> str:
         with self.store.read() as session:
-            run = session.exec(select(TrainingRun).order_by(col(TrainingRun.started_at).desc())).first()
+            run = newest_run(session)
         if run is None or status != 0:
             return f"the run ended with status {status}"
         return f"{run.message} (report: {self.settings.home / (run.report_path or '')})"
@@ -88,7 +88,7 @@ class Watcher:
     def _give_up_resuming(self) -> None:
         """A run that fails when resumed would fail for ever: mark it, so that new votes can start another."""
         with self.store.write() as session:
-            run = session.exec(select(TrainingRun).order_by(col(TrainingRun.started_at).desc())).first()
+            run = newest_run(session)
             if run is not None and run.state in (RunState.RUNNING, RunState.INTERRUPTED):
                 run.state, run.error = RunState.FAILED, run.error or "the process died"
                 session.add(run)
@@ -97,6 +97,10 @@ class Watcher:
         self._stopping = True
         if self._child is not None:
             self._child.send_signal(signal.SIGTERM)
+
+
+def newest_run(session: Session) -> TrainingRun | None:
+    return session.exec(select(TrainingRun).order_by(col(TrainingRun.started_at).desc())).first()
 
 
 def new_votes(session: Session, *, consent_default: bool) -> int:

@@ -43,6 +43,15 @@ def _train(home: Path, model: Path, *arguments: str, **how: Any) -> subprocess.P
     )
 
 
+def _signal_at(start: str, process: subprocess.Popen[str], number: signal.Signals) -> None:
+    """Sent once it has said a line that begins so."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith(start):
+            process.send_signal(number)
+            break
+
+
 def _ended(process: subprocess.Popen[str], seconds: float = 1200) -> tuple[int, str, str]:
     try:
         out, err = process.communicate(timeout=seconds)
@@ -146,11 +155,7 @@ def test_a_run_that_is_killed_in_the_middle_of_ppo_resumes_to_the_very_same_poli
     home = tmp_path / "home"
     shutil.copytree(log / "home", home)
     process = _train(home, model, "--config", str(log / "config.json"))
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("ppo: 2/6"):
-            process.send_signal(signal.SIGKILL)
-            break
+    _signal_at("ppo: 2/6", process, signal.SIGKILL)
     assert _ended(process)[0] == -signal.SIGKILL
     store = open_store(Settings(home=home, database_url=None))
     (row,) = rows_of(store, TrainingRun)
@@ -195,11 +200,7 @@ def test_a_run_that_is_told_to_stop_is_interrupted_and_gives_its_lease_back(
     home = tmp_path / "home"
     shutil.copytree(log / "home", home)
     process = _train(home, model, "--config", str(log / "config.json"))
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("samples"):
-            process.send_signal(signal.SIGTERM)
-            break
+    _signal_at("samples", process, signal.SIGTERM)
     started = time.monotonic()
     assert _ended(process)[0] == 143
     assert time.monotonic() - started < 240
