@@ -6,9 +6,7 @@ sample is worth to a model is not decided here: a `both_bad` stays a `both_bad`,
 ids are those that the engine recorded, or None where the reply was imported as text.
 """
 
-from array import array
 from collections.abc import Container, Iterator, Mapping, Sequence
-from sys import intern
 from typing import Any
 
 from sqlalchemy import FromClause, Select, Text, and_, cast, false, func, or_, select, union_all
@@ -19,7 +17,7 @@ from feedback.errors import UserErased
 from feedback.packing import unpack_ids
 from feedback.sample import CorrectionSample, PairSample, Sample, SampleSet, Side, ThumbSample
 from feedback.schema import Comparison, Conversation, Reply, ReplyState, TargetKind, Thumb, TrainingSample, User
-from feedback.splits import Assign, Key, Plan, Split, plan_split
+from feedback.splits import Assign, Key, Plan, Split, VoteKeys, plan_split
 from feedback.statements import table, upsert_many
 from feedback.tombstones import erased_among
 from feedback.verdicts import effective_vote
@@ -102,24 +100,11 @@ def plan_samples(
     rows = session.execute(
         select(eligible.c.id, eligible.c.user_id, eligible.c.prompt_digest), execution_options={"yield_per": _PAGE}
     )
-    ids, users, prompts = array("q"), list[str](), list[str]()
-    voters: dict[str, str] = {}  # a prompt's first one
-    shared: set[str] = set()
+    keys = VoteKeys()
     for vote_id, user_id, prompt_digest in rows:
-        if vote_id in left_out:
-            continue
-        user = intern(user_id)
-        ids.append(vote_id)
-        users.append(user)
-        prompts.append(prompt_digest)
-        if voters.setdefault(prompt_digest, user) is not user:
-            shared.add(prompt_digest)
-    return plan_split(
-        lambda: map(Key, ids, users, prompts),
-        frozenset(shared),
-        fraction=held_out_fraction,
-        min_held_out=min_held_out,
-    )
+        if vote_id not in left_out:
+            keys.add(vote_id, user_id, prompt_digest)
+    return plan_split(keys, fraction=held_out_fraction, min_held_out=min_held_out)
 
 
 def stream(
@@ -180,6 +165,13 @@ _RIGHT = _REPLY.alias("right_reply")
 _COMPARISON = table(Comparison)
 _USER = table(User)
 _CONVERSATION = table(Conversation)
+# Of these there are few: to look here costs less than to look up the conversation of each vote.
+_DELETED = (
+    select(_CONVERSATION.c.id)
+    .where(_CONVERSATION.c.deleted_at.is_not(None))
+    .cte("deleted_conversation")
+    .prefix_with("MATERIALIZED")
+)
 
 
 CONTENT_FILTER = "content_filter"  # the finish reason of a reply that the safety filter cut
@@ -208,16 +200,17 @@ def _conditions(consent_default: bool) -> Any:
         effective_vote.c.quarantined == false(),
         _USER.c.erased_at.is_(None),
         func.coalesce(_USER.c.consent, consent_default),
-        _CONVERSATION.c.deleted_at.is_(None),
+        _DELETED.c.id.is_(None),
     )
 
 
 def _reply_votes() -> Select[Any]:
     vote = effective_vote
+    on_target = and_(vote.c.target_kind == TargetKind.REPLY.value, _REPLY.c.id == vote.c.target_id)
     joined = (
-        vote.join(_REPLY, and_(vote.c.target_kind == TargetKind.REPLY.value, _REPLY.c.id == vote.c.target_id))
+        vote.join(_REPLY, on_target)
         .outerjoin(_USER, _USER.c.id == vote.c.user_id)
-        .outerjoin(_CONVERSATION, _CONVERSATION.c.id == _REPLY.c.conversation_id)
+        .outerjoin(_DELETED, _DELETED.c.id == _REPLY.c.conversation_id)
     )
     says_something = or_(
         vote.c.thumb.is_not(None), vote.c.rating.is_not(None), vote.c.correction.is_not(None), vote.c.harmful
@@ -244,7 +237,7 @@ def _comparison_votes() -> Select[Any]:
         .join(_LEFT, _LEFT.c.id == _COMPARISON.c.left_reply_id)
         .join(_RIGHT, _RIGHT.c.id == _COMPARISON.c.right_reply_id)
         .outerjoin(_USER, _USER.c.id == vote.c.user_id)
-        .outerjoin(_CONVERSATION, _CONVERSATION.c.id == _COMPARISON.c.conversation_id)
+        .outerjoin(_DELETED, _DELETED.c.id == _COMPARISON.c.conversation_id)
     )
     sides = [
         side.c[name].label(f"{label}_{name}")

@@ -7,6 +7,7 @@ each user's weight, and every sample whole, one after another.
 """
 
 import json
+import os
 import random
 import resource
 import sqlite3
@@ -18,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from feedback.bursts import find_bursts, votes_in
@@ -37,53 +39,76 @@ _AT = _START.isoformat(" ", "microseconds")
 _CHUNK = 20_000  # rows of one statement
 
 
-def measure(votes: int) -> dict[str, Any]:
-    """A log of `votes` and one of a tenth of that, each in a process of its own."""
-    small, large = (_in_a_process(size) for size in (votes // 10, votes))
-    return {**large, "tenth": small, "seconds_over_a_tenth": round(large["seconds"] / small["seconds"], 2)}
+def measure(votes: int, rounds: int = 3) -> dict[str, Any]:
+    """A log of `votes` between two readings of a tenth of that, `rounds` times, each in a process of its own.
+
+    The seconds are those of the round whose log took the median time; `seconds_over_a_tenth`, how many times as long
+    that is as a tenth takes, is the median of the rounds: one reading of seconds says little on a machine whose speed
+    changes by the minute.
+    """
+    with tempfile.TemporaryDirectory(prefix="kudos-samples-") as folder:
+        small, large = (Path(folder, str(size)) for size in (votes // 10, votes))
+        fill(small, votes // 10)
+        fill(large, votes)
+        taken: list[tuple[dict[str, Any], float]] = []
+        for _ in range(rounds):
+            before, whole, after = (_in_a_process(home) for home in (small, large, small))
+            taken.append((whole, (before["seconds"] + after["seconds"]) / 2))
+    ratios = [round(whole["seconds"] / tenth, 2) for whole, tenth in taken]
+    middle, tenth = sorted(taken, key=lambda each: float(each[0]["seconds"]))[len(taken) // 2]
+    return {
+        "votes": votes,
+        **middle,
+        "rounds": rounds,
+        "seconds_of_a_tenth": round(tenth, 2),
+        "seconds_over_a_tenth": median(ratios),
+        "each_over_a_tenth": ratios,
+    }
 
 
-def _in_a_process(votes: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "feedback.samples_bench", str(votes)]
+def _in_a_process(home: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "feedback.samples_bench", str(home)]
     ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603 - our own
     return dict(json.loads(ended.stdout))
 
 
-def once(votes: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="kudos-samples-") as home:
-        settings = Settings(home=Path(home), database_url=None, burst_votes_per_minute=30)
-        store = open_store(settings)
-        started = time.perf_counter()
-        fill(settings.home / "kudos.db", votes)
-        filled, computed = time.perf_counter(), time.process_time()
-        kinds: Counter[str] = Counter()
-        with store.read() as session:
-            left_out = votes_in(find_bursts(session, settings.burst_votes_per_minute))
-            looked, looking = time.perf_counter(), time.process_time() - computed
-            plan = plan_samples(session, consent_default=True, left_out=left_out)
-            planned, weights = time.perf_counter(), plan.weights(100.0)
-            for sample in stream(session, plan.assign, consent_default=True, weights=weights, left_out=left_out):
-                kinds[sample.kind] += 1
-        ended, computed = time.perf_counter(), time.process_time() - computed
-        store.close()
+def read(home: Path) -> dict[str, Any]:
+    """What it takes to turn the log in `home` into samples."""
+    settings = _settings(home)
+    store = open_store(settings)
+    started, computed = time.perf_counter(), time.process_time()
+    kinds: Counter[str] = Counter()
+    with store.read() as session:
+        left_out = votes_in(find_bursts(session, settings.burst_votes_per_minute))
+        looked, looking = time.perf_counter(), time.process_time() - computed
+        plan = plan_samples(session, consent_default=True, left_out=left_out)
+        planned, weights = time.perf_counter(), plan.weights(100.0)
+        for sample in stream(session, plan.assign, consent_default=True, weights=weights, left_out=left_out):
+            kinds[sample.kind] += 1
+    ended, computed = time.perf_counter(), time.process_time() - computed
+    store.close()
     return {
-        "votes": votes,
         "samples": kinds.total(),
         "kinds": dict(sorted(kinds.items())),
         "split": plan.report.mode.value,
         "dropped": plan.report.dropped,
-        "seconds": round(ended - filled, 2),
+        "seconds": round(ended - started, 2),
         "cpu_seconds": round(computed, 2),
         "burst_votes": len(left_out),
         "burst_cpu_seconds": round(looking, 2),
         "split_seconds": round(planned - looked, 2),
         "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "filling_seconds": round(filled - started, 2),
     }
 
 
-def fill(path: Path, votes: int) -> None:
-    """Rows as the ledger would leave them, without its syncs; indexes are made when all are there."""
+def _settings(home: Path) -> Settings:
+    return Settings(home=home, database_url=None, burst_votes_per_minute=30)
+
+
+def fill(home: Path, votes: int) -> None:
+    """Rows as the ledger would leave them, synced once, at the end; indexes are made when all are there."""
+    open_store(_settings(home)).close()
+    path = home / "kudos.db"
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         for pragma in ("synchronous = OFF", "cache_size = -200000", "temp_store = MEMORY"):
@@ -107,6 +132,8 @@ def fill(path: Path, votes: int) -> None:
         connection.execute("COMMIT")
     finally:
         connection.close()
+    with path.open("rb") as written:
+        os.fsync(written.fileno())  # or the disk is still at it while somebody reads
 
 
 def _insert(table: str, columns: str) -> str:
@@ -174,4 +201,4 @@ def _made_up(pick: random.Random) -> tuple[str, bytes, bytes]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(once(int(sys.argv[1]))))
+    print(json.dumps(read(Path(sys.argv[1]))))

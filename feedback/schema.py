@@ -115,8 +115,12 @@ class ApiKey(SQLModel, table=True):
     revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
+_DELETED = text("deleted_at IS NOT NULL")
+
+
 class Conversation(SQLModel, table=True):
     __tablename__ = "conversation"
+    __table_args__ = (Index("ix_conversation_deleted", "id", sqlite_where=_DELETED, postgresql_where=_DELETED),)
 
     id: str = Field(primary_key=True)
     user_id: str = Field(index=True)

@@ -16,11 +16,14 @@ alone, then by vote alone. The report always says which, and why: an accuracy me
 
 import hashlib
 import heapq
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import cache
+from itertools import compress
+from sys import intern
 from typing import Any, NamedTuple
 
 
@@ -42,6 +45,37 @@ class Key(NamedTuple):
     vote_id: int
     user_id: str
     prompt_digest: str
+
+
+class VoteKeys:
+    """The keys of a whole log, in about 200 bytes each."""
+
+    def __init__(self) -> None:
+        self._ids, self._users, self._prompts = array("q"), list[str](), list[str]()
+        self._first_voter: dict[str, str] = {}  # of a prompt
+        self._shared: set[str] = set()
+
+    def add(self, vote_id: int, user_id: str, prompt_digest: str) -> None:
+        user = intern(user_id)
+        self._ids.append(vote_id)
+        self._users.append(user)
+        self._prompts.append(prompt_digest)
+        if self._first_voter.setdefault(prompt_digest, user) is not user:
+            self._shared.add(prompt_digest)
+
+    def __iter__(self) -> Iterator[Key]:
+        return map(Key, self._ids, self._users, self._prompts)
+
+    def votes_of(self) -> Counter[str]:
+        """How many each user has."""
+        return Counter(self._users)
+
+    def shared_prompts(self) -> frozenset[str]:
+        """Those on which two or more users voted."""
+        return frozenset(self._shared)
+
+    def on_shared_prompts(self) -> Iterator[Key]:
+        return compress(self, map(self._shared.__contains__, self._prompts))
 
 
 @dataclass(frozen=True)
@@ -79,21 +113,18 @@ class Plan:
         return {} if cap is None else {user: cap / votes for user, votes in self.votes_of.items() if votes > cap}
 
 
-def plan_split(
-    keys: Callable[[], Iterable[Key]], shared_prompts: frozenset[str], *, fraction: float, min_held_out: int
-) -> Plan:
+def plan_split(keys: VoteKeys, *, fraction: float, min_held_out: int) -> Plan:
     """Chooses the strongest split that leaves enough on both sides.
 
     Args:
-        keys: gives all votes anew each time it is called; at most four times.
-        shared_prompts: digests of the prompts on which two or more users voted.
+        keys: of all votes.
         fraction: of users, and of shared prompts, that are held out.
         min_held_out: a split that holds out fewer votes is too weak to measure with, if the log allows more: the
             smaller of this number and half of `fraction` of all votes is asked for.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction: must be between 0 and 1, not {fraction}")
-    users = Counter(key.user_id for key in keys())
+    users, shared_prompts = keys.votes_of(), keys.shared_prompts()
     votes = users.total()
 
     def report(mode: SplitMode, reason: str, tally: dict[Split | None, int], held_out_users: int) -> SplitReport:
@@ -116,12 +147,16 @@ def plan_split(
 
     needed = max(1, min(min_held_out, int(fraction * votes / 2)))
     reason = "users and prompts are both new to the model"
-    strong: list[tuple[SplitMode, Assign]] = [
-        (SplitMode.USER_AND_PROMPT, _by_user_and_prompt(shared_prompts, fraction)),
-        (SplitMode.PROMPT, lambda key: _side("prompt", key.prompt_digest, fraction)),
+    strong: list[tuple[SplitMode, Assign, Callable[[], _Counted]]] = [
+        (
+            SplitMode.USER_AND_PROMPT,
+            _by_user_and_prompt(shared_prompts, fraction),
+            lambda: _alone_together(keys, users),
+        ),
+        (SplitMode.PROMPT, lambda key: _side("prompt", key.prompt_digest, fraction), lambda: _one_each(keys)),
     ]
-    for mode, assign in strong:
-        tally, held_out_users = _count(keys(), assign)
+    for mode, assign, counted in strong:
+        tally, held_out_users = _count(counted(), assign)
         if tally[Split.HELD_OUT] >= needed and tally[Split.TRAIN] * 2 >= votes:
             return Plan(assign, report(mode, reason, tally, held_out_users), users)
         reason = (
@@ -131,11 +166,11 @@ def plan_split(
     chosen = frozenset(
         key.vote_id
         for key in heapq.nsmallest(
-            max(1, round(fraction * votes)), keys(), key=lambda key: (_unit("vote", str(key.vote_id)), key.vote_id)
+            max(1, round(fraction * votes)), keys, key=lambda key: (_unit("vote", str(key.vote_id)), key.vote_id)
         )
     )
     by_vote: Assign = lambda key: Split.HELD_OUT if key.vote_id in chosen else Split.TRAIN  # noqa: E731
-    tally, held_out_users = _count(keys(), by_vote)
+    tally, held_out_users = _count(_one_each(keys), by_vote)
     return Plan(by_vote, report(SplitMode.VOTE, reason, tally, held_out_users), users)
 
 
@@ -161,12 +196,31 @@ def _unit(kind: str, value: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def _count(keys: Iterable[Key], assign: Assign) -> tuple[dict[Split | None, int], int]:
+_Counted = Iterable[tuple[Key, int]]
+"""A key, and of how many votes it is the side."""
+
+
+def _one_each(keys: VoteKeys) -> _Counted:
+    return ((key, 1) for key in keys)
+
+
+def _alone_together(keys: VoteKeys, votes_of: Counter[str]) -> _Counted:
+    """A user's votes on prompts that nobody else has go together, and nearly all are such: a hash for each user.
+
+    What stands for their prompts is the empty string, which is no prompt's digest.
+    """
+    shared = list(keys.on_shared_prompts())
+    alone = votes_of - Counter(key.user_id for key in shared)
+    yield from ((Key(0, user_id, ""), votes) for user_id, votes in alone.items())
+    yield from ((key, 1) for key in shared)
+
+
+def _count(counted: _Counted, assign: Assign) -> tuple[dict[Split | None, int], int]:
     tally: dict[Split | None, int] = {Split.TRAIN: 0, Split.HELD_OUT: 0, None: 0}
     held_out_users: set[str] = set()
-    for key in keys:
+    for key, votes in counted:
         split = assign(key)
-        tally[split] += 1
+        tally[split] += votes
         if split is Split.HELD_OUT:
             held_out_users.add(key.user_id)
     return tally, len(held_out_users)

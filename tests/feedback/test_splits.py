@@ -6,18 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feedback.splits import Key, Plan, Split, SplitMode, plan_split
-
-
-def shared(keys: list[Key]) -> frozenset[str]:
-    users = defaultdict(set)
-    for key in keys:
-        users[key.prompt_digest].add(key.user_id)
-    return frozenset(prompt for prompt, who in users.items() if len(who) > 1)
+from feedback.splits import Key, Plan, Split, SplitMode, VoteKeys, plan_split
 
 
 def plan(keys: list[Key], fraction: float = 0.2, min_held_out: int = 20) -> Plan:
-    return plan_split(lambda: keys, shared(keys), fraction=fraction, min_held_out=min_held_out)
+    held = VoteKeys()
+    for key in keys:
+        held.add(*key)
+    return plan_split(held, fraction=fraction, min_held_out=min_held_out)
 
 
 def own_prompts(users: int, votes_each: int) -> list[Key]:
