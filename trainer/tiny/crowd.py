@@ -204,7 +204,10 @@ async def keep_streaming(
     until: asyncio.Event,
     on_gap: Callable[[float, float], None] = lambda at, seconds: None,
 ) -> None:
-    """One stream per person, one after another, until told; `live` fills as they go."""
+    """One stream per person, one after another, until told; `live` fills as they go.
+
+    on_gap: is told when a token came, and how many seconds after the one before.
+    """
 
     async def one(person: Person) -> None:
         turn = 0
@@ -217,10 +220,11 @@ async def keep_streaming(
                 async for chunk in crowd.stream(person, prompt):
                     at = time.perf_counter()
                     seen.add(chunk["system_fingerprint"])
-                    if any(choice["delta"].get("content") for choice in chunk["choices"]):
+                    if text := "".join(choice["delta"].get("content") or "" for choice in chunk["choices"]):
                         if last is not None:
                             live.longest_gap_seconds = max(live.longest_gap_seconds, at - last)
-                            on_gap(at, at - last)
+                            if text.isascii():  # any other character may have taken several tokens
+                                on_gap(at, at - last)
                         else:
                             live.first_waits.append((at, at - asked))
                         last = at

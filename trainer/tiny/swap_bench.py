@@ -13,9 +13,10 @@ import os
 import re
 import tempfile
 import time
+from array import array
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
@@ -57,12 +58,12 @@ _CACHE = re.compile(
 _GENERATED = re.compile(r"^vllm:generation_tokens_total\{[^}]*\} (\S+)$", re.MULTILINE)
 
 
-@dataclass
 class Gaps:
     """Seconds between two chunks of one stream, with the moment at which each gap ended."""
 
-    seconds: list[float] = field(default_factory=list)
-    ended_at: list[float] = field(default_factory=list)
+    def __init__(self) -> None:
+        # Not lists, whose every item Python's garbage collection looks at: 50 ms, in which nothing was measured.
+        self.seconds, self.ended_at = array("d"), array("d")
 
     def add(self, at: float, seconds: float) -> None:
         self.ended_at.append(at)
@@ -238,8 +239,11 @@ def measure(*, swaps: int, streams: int, quiet_seconds: float, full: int, folds:
         whole = [publish_adapter(home, seed, partial(_random, seed=seed), PolicyKind.FULL) for seed in range(2, 4)]
         key = (home / "operator.key").read_text().strip()
         gc.collect()
-        gc.freeze()  # what this process imported is not to be looked through while it measures
-        return asyncio.run(_all(address, key, adapters, whole, swaps, streams, quiet_seconds, full, folds))
+        gc.disable()  # a collection stops this process for as long as a swap may stop a stream
+        try:
+            return asyncio.run(_all(address, key, adapters, whole, swaps, streams, quiet_seconds, full, folds))
+        finally:
+            gc.enable()
 
 
 async def _all(  # noqa: PLR0917 -- one caller
