@@ -7,6 +7,7 @@ import pytest
 import torch
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.lora.request import LoRARequest
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
@@ -46,12 +47,15 @@ def make_scheduler(config: Any, kind: type) -> Any:
     )
 
 
-def ask(scheduler: Any, lengths: Sequence[int], **sampling: Any) -> None:
+def ask(scheduler: Any, lengths: Sequence[int], adapters: Sequence[int] = (), **sampling: Any) -> None:
     for number, length in enumerate(lengths):
         params = SamplingParams(max_tokens=100, ignore_eos=True, **sampling)
-        scheduler.add_request(
-            Request(f"r{number}", [5] * length, params, None, arrival_time=float(number), block_hasher=None)
+        adapter = adapters[number] if adapters else 0
+        lora = LoRARequest(f"v{adapter}", adapter, lora_path=f"v{adapter}") if adapter else None
+        turn = Request(
+            f"r{number}", [5] * length, params, None, arrival_time=float(number), lora_request=lora, block_hasher=None
         )
+        scheduler.add_request(turn)
 
 
 def step(scheduler: Any) -> dict[str, int]:
@@ -100,6 +104,12 @@ def test_a_prompt_longer_than_that_is_computed_in_pieces(config: Any) -> None:
     ]
 
 
+def test_a_step_of_two_policies_takes_in_half(config: Any) -> None:
+    scheduler = make_scheduler(config, ShortSteps)
+    ask(scheduler, [40] * 5, adapters=[1, 2, 2, 2, 2])
+    assert [list(step(scheduler).values()) for _ in range(3)] == [[40] * 3, [1] * 3 + [40], [1] * 4 + [40]]
+
+
 @pytest.mark.parametrize("sampling", [{"seed": 1}, {"prompt_logprobs": 0}])
 def test_what_must_stay_whole_enters_alone_and_in_its_place(config: Any, sampling: dict[str, Any]) -> None:
     scheduler = make_scheduler(config, ShortSteps)
@@ -131,6 +141,7 @@ def test_turns_that_were_put_back_return_together(config: Any) -> None:
 def test_the_more_run_the_more_enter() -> None:
     assert prompt_tokens(0) == prompt_tokens(10) == 128
     assert prompt_tokens(64) == 256
+    assert (prompt_tokens(10, policies=2), prompt_tokens(64, policies=3)) == (64, 128)
 
 
 @pytest.mark.parametrize(("chosen", "short"), [(Scheduler, ShortSteps), (AsyncScheduler, AsyncShortSteps)])

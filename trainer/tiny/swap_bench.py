@@ -237,11 +237,15 @@ def measure(*, swaps: int, streams: int, quiet_seconds: float, full: int, folds:
     with serving(home, DemoConfig("none", 0, votes_per_round=10**9), console, settings=SETTINGS) as address:
         adapters = [publish_adapter(home, seed, partial(_random, seed=seed)) for seed in range(2)]
         whole = [publish_adapter(home, seed, partial(_random, seed=seed), PolicyKind.FULL) for seed in range(2, 4)]
+        # Replies of one length, whoever gives them: a short one has more prompt to each of its tokens.
+        unchanged = publish_adapter(home, 4, lambda backbone: LoraAdapter(backbone, LoraConfig(), 4))
         key = (home / "operator.key").read_text().strip()
         gc.collect()
         gc.disable()  # a collection stops this process for as long as a swap may stop a stream
         try:
-            return asyncio.run(_all(address, key, adapters, whole, swaps, streams, quiet_seconds, full, folds))
+            return asyncio.run(
+                _all(address, key, adapters, whole, unchanged, swaps, streams, quiet_seconds, full, folds)
+            )
         finally:
             gc.enable()
 
@@ -251,6 +255,7 @@ async def _all(  # noqa: PLR0917 -- one caller
     key: str,
     adapters: list[str],
     whole: list[str],
+    unchanged: str,
     swaps: int,
     streams: int,
     quiet_seconds: float,
@@ -274,7 +279,7 @@ async def _all(  # noqa: PLR0917 -- one caller
             if folds:
                 await bench.to_base()
                 await bench.keep_apart(apart=False)
-                found["fold"] = await bench.folds(adapters[0], folds)
+                found["fold"] = await bench.folds(unchanged, folds)
         finally:
             done.set()
             await streaming
