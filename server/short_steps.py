@@ -57,10 +57,10 @@ class _Short:
 
     def schedule(self, throttle_prefills: bool = False) -> Any:
         bound, running = self.max_num_scheduled_tokens, len(self.running)  # of which each takes one token
-        entering, cut = 0, False
-        if self.waiting:
-            turn = self.waiting.peek_request()
-            entering = prompt_tokens(running, len({_adapter_of(each) for each in (turn, *self.running)}))
+        turn = self.waiting.peek_request() if self.waiting else None
+        together = self.running if turn is None else [*self.running, turn]
+        entering, cut = prompt_tokens(running, len({_adapter_of(each) for each in together})), False
+        if turn is not None:
             if turn.status is RequestStatus.PREEMPTED:  # put back, before those that have not begun: all return
                 returning = sum(each.num_tokens for each in self.waiting if each.status is RequestStatus.PREEMPTED)
                 entering = max(entering, returning)

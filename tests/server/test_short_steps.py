@@ -104,6 +104,13 @@ def test_a_prompt_longer_than_that_is_computed_in_pieces(config: Any) -> None:
     ]
 
 
+def test_the_rest_of_a_prompt_is_computed_as_fast_where_nobody_waits(config: Any) -> None:
+    scheduler = make_scheduler(config, ShortSteps)
+    ask(scheduler, [100, 300])
+    steps = [step(scheduler) for _ in range(4)]
+    assert steps == [{"r0": 100}, {"r0": 1, "r1": 128}, {"r0": 1, "r1": 129}, {"r0": 1, "r1": 43}]
+
+
 def test_a_step_of_two_policies_takes_in_half(config: Any) -> None:
     scheduler = make_scheduler(config, ShortSteps)
     ask(scheduler, [40] * 5, adapters=[1, 2, 2, 2, 2])
