@@ -25,7 +25,7 @@ class RewardModelConfig(Frozen):
     members: int = Field(3, ge=2, le=16)
     """Size of the ensemble; its spread is what the reward distrusts."""
 
-    adapted_share: float = Field(0.4, gt=0, le=1)
+    adapted_share: float = Field(0.6, gt=0, le=1)
     """Share of the layers, from the top, that carry adapters. The layers below run once for all members."""
 
     epochs: int = Field(2, ge=1)
@@ -140,8 +140,9 @@ class PpoConfig(Frozen):
     value_coefficient: float = Field(0.1, ge=0)
     kl_coefficient: float = Field(0.1, ge=0)
     kl_target_nats: float = Field(3.0, gt=0)
-    """Per reply, against the reference. Above it the adaptive controller raises the coefficient; below it the
-    coefficient falls again, never to less than at first: a policy may stay nearer than that."""
+    """Per reply, against the reference. A little below it (`trainer.ppo.KL_SET_POINT`) the adaptive controller begins
+    to raise the coefficient; further below, the coefficient falls again, never to less than at first: a policy may stay
+    nearer than that."""
 
     kl_horizon: float = Field(100.0, gt=0)
     """Episodes over which the controller may change the coefficient by its full step. A run has few iterations: with

@@ -36,6 +36,10 @@ from trainer.surprise import COLUMNS, surprise
 from trainer.trainable import Trainable, differentiate, size
 from trainer.workers import each_part, even_parts
 
+KL_SET_POINT = 0.9
+"""Of the target: what the KL coefficient is steered for. Under such a controller a policy that is drawn further away
+comes to rest beyond what is steered for, and the target is what should not be passed."""
+
 
 @dataclass(frozen=True)
 class Experience:
@@ -156,9 +160,8 @@ class Ppo:
         # 6. Steer the KL coefficient, and report.
         kl_nats = experience.kl_nats_B.mean().item()
         coefficient = self.kl_coefficient
-        steered = adapt_kl_coefficient(
-            coefficient, kl_nats, config.kl_target_nats, config.batch_size, config.kl_horizon
-        )
+        aim = KL_SET_POINT * config.kl_target_nats
+        steered = adapt_kl_coefficient(coefficient, kl_nats, aim, config.batch_size, config.kl_horizon)
         self.kl_coefficient = max(steered, config.kl_coefficient)  # on the way to the target it is not to fall
         self.iteration += 1
         unexplained = (returns_BR - experience.values_BR)[mask_BR].var(unbiased=False)

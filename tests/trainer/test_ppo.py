@@ -290,7 +290,7 @@ def test_the_kl_coefficient_follows_the_controller(backbone: Backbone) -> None:
     for _ in range(4):
         step = ppo.step()
         assert step.kl_coefficient == pytest.approx(coefficient)
-        coefficient = adapt_kl_coefficient(coefficient, step.kl_nats, 0.05, 16, 200.0)
+        coefficient = adapt_kl_coefficient(coefficient, step.kl_nats, 0.9 * 0.05, 16, 200.0)
         coefficient = max(coefficient, CONFIG.kl_coefficient)
     assert ppo.kl_coefficient == pytest.approx(coefficient)
     assert coefficient > CONFIG.kl_coefficient

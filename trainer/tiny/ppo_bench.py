@@ -102,7 +102,7 @@ def measure(bench: PpoBench) -> dict[str, Any]:
     backbone = Backbone.load(bench.model, device=device)
     # With whole adapters nothing is shared: policy and critic are two models from the embeddings up, as they are with
     # `full`, whatever the reward model's layers.
-    members = RewardModelConfig(adapted_share=1.0 if bench.method == "lora" else 0.4)
+    members = RewardModelConfig(adapted_share=1.0) if bench.method == "lora" else RewardModelConfig()
     config = PpoConfig(
         **METHODS[bench.method],
         iterations=1 + bench.episodes // bench.batch,
