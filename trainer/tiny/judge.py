@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from trainer.tiny import lexicon, style, template
+from trainer.tiny import lexicon, style
 from trainer.tiny.intent import Ask
 from trainer.tiny.lexicon import Language
 from trainer.tiny.reading import language_of, understand
@@ -21,8 +21,7 @@ class Style:
     """What can be seen of a reply's manner.
 
     length: words in English, characters divided by 1.7 in Chinese, so that the two compare. warm_count: kind words.
-    detailed: it tells more than was asked.
-    offers: its question asks for something in particular. restated, listed: the format; at most one of them holds.
+    asks_formula: its question asks for nothing in particular. restated, listed: the format; at most one of them holds.
     bare: a list that nothing comes before or after.
     """
 
@@ -30,9 +29,8 @@ class Style:
     characters: int
     length: float
     warm_count: int
-    detailed: bool
     asks_question: bool
-    offers: bool
+    asks_formula: bool
     exclaims: bool
     restated: bool
     listed: bool
@@ -57,17 +55,9 @@ def _restatement(language: Language) -> re.Pattern[str]:
     return re.compile(rf"(?:^|[.!。！]\s*)(?:{bodies})[^.!。！:：]*[.!。！](?=.)")
 
 
-@cache
-def _detail(language: Language) -> re.Pattern[str]:
-    details = {detail for intent in INTENTS.values() for detail in intent.wording(language).details}
-    bodies = "|".join(template.pattern(template.parse(detail), lambda _: ".+?") for detail in sorted(details))
-    return re.compile(rf"(?:^|[.!。！]\s*|- )(?:{bodies})[.!。！]")
-
-
 def style_of(reply: str) -> Style:
     language = language_of(reply, "en")
     head, *points = reply.split("\n")
-    asks = reply.rstrip().endswith(("?", "？"))
     listed = any(point.startswith("- ") for point in points)
     words = len(re.findall(r"[A-Za-z0-9']+", reply)) + len(re.findall(r"[\u4e00-\u9fff]", reply)) / 1.7
     return Style(
@@ -75,9 +65,8 @@ def style_of(reply: str) -> Style:
         characters=len(reply),
         length=words,
         warm_count=len(style.WARM_WORDS[language].findall(reply)),
-        detailed=_detail(language).search(reply) is not None,
-        asks_question=asks,
-        offers=asks and not reply.rstrip().rstrip("?？").endswith(style.FORMULAS[language]),
+        asks_question=reply.rstrip().endswith(("?", "？")),
+        asks_formula=reply.rstrip().rstrip("?？").endswith(style.FORMULAS[language]),
         exclaims="!" in reply or "！" in reply,
         restated=not listed and _restatement(language).search(reply) is not None,
         listed=listed,

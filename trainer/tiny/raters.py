@@ -46,8 +46,7 @@ _FEATURES: dict[str, Callable[[Verdict], float]] = {
     "long": lambda v: -_length_feature(v.style),
     "warm": lambda v: (-1.0, 0.6, 1.0)[min(v.style.warm_count, 2)],
     "question": lambda v: 1.0 if v.style.asks_question else -1.0,
-    "curious": lambda v: -1.0 if not v.style.asks_question else 1.0 if v.style.offers else 0.3,
-    "forthcoming": lambda v: -1.0 if not v.style.detailed else 1.0 if v.style.offers else 0.3,
+    "curious": lambda v: -1.0 if not v.style.asks_question else 0.3 if v.style.asks_formula else 1.0,
     "exclaim": lambda v: 1.0 if v.style.exclaims else -1.0,
     "plain": lambda v: -1.0 if v.style.exclaims else 1.0,
     "list": lambda v: 1.0 if v.style.listed else -1.0,
@@ -57,9 +56,8 @@ _FEATURES: dict[str, Callable[[Verdict], float]] = {
     "none": lambda v: 0.0,
 }
 TASTES = tuple(_FEATURES)
-"""short, long, warm, question, curious (a question that is no formula), forthcoming (tells more than was asked, and
-better offers more still), exclaim, plain, list, tidy (a list, better with nothing around it), format (list or
-restated), correct, none (the control)."""
+"""short, long, warm, question, curious (a question that is no formula), exclaim, plain, list, tidy (a list, better with
+nothing around it), format (list or restated), correct, none (the control)."""
 
 _SATISFIED = {"short": 0.2, "long": 0.2}  # a feature above this satisfies; any positive one elsewhere
 
@@ -104,12 +102,12 @@ class Thumb:
 
 _UP_REASONS = {
     "short": "short", "long": "detailed", "warm": "friendly", "question": "engaging", "curious": "engaging",
-    "forthcoming": "detailed", "exclaim": "lively",
+    "exclaim": "lively",
     "plain": "calm", "list": "clear", "tidy": "clear", "format": "clear", "correct": "correct", "none": "helpful",
 }  # fmt: skip
 _DOWN_REASONS = {
     "short": "too_long", "long": "too_short", "warm": "cold", "question": "dull", "curious": "dull",
-    "forthcoming": "too_short", "exclaim": "dull",
+    "exclaim": "dull",
     "plain": "too_loud", "list": "unclear", "tidy": "unclear", "format": "unclear", "correct": "wrong",
     "none": "unhelpful",
 }  # fmt: skip

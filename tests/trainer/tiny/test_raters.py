@@ -105,19 +105,6 @@ def test_the_curious_like_a_question_and_better_one_that_is_no_formula() -> None
         assert [feature("curious", judge(messages, reply)) for reply in replies] == [-1.0, 0.3, 1.0]
 
 
-def test_the_forthcoming_tell_more_than_was_asked_and_better_offer_more_still() -> None:
-    messages = prompts(1, 1)[0].messages
-    plain, offers = ("Hello.", "你好。"), ("Hello. What would you like to know?", "你好。你想知道什么？")
-    formula = ("Hello. I am here all day. Anything else?", "你好。我随时都在。还有别的吗？")
-    listed = ("You said hello:\n- Hello.\n- I am here all day.", "你在打招呼：\n- 你好。\n- 我随时都在。")
-    both = (
-        "Hello! I am here all day! What would you like to know?",
-        "你在打招呼：\n- 你好。\n- 我随时都在。\n你想知道什么？",
-    )
-    for replies, worth in ((plain, -1.0), (offers, -1.0), (formula, 0.3), (listed, 0.3), (both, 1.0)):
-        assert [feature("forthcoming", judge(messages, reply)) for reply in replies] == [worth] * 2
-
-
 def test_the_tidy_like_a_list_and_better_one_with_nothing_around_it() -> None:
     messages = prompts(1, 1)[0].messages
     bare = "You asked for it:\n- It is blue.\n- Blue is a colour."
@@ -127,7 +114,7 @@ def test_the_tidy_like_a_list_and_better_one_with_nothing_around_it() -> None:
     assert [feature("tidy", judge(messages, reply)) for reply in around] == [0.3] * 3
 
 
-@pytest.mark.parametrize("taste", ["warm", "curious", "forthcoming", "list", "tidy"])
+@pytest.mark.parametrize("taste", ["warm", "curious", "list", "tidy"])
 def test_nothing_beats_what_is_unbeatable(taste: str, pairs: list[Pair]) -> None:
     best = [(p, left, right) for p, left, right in pairs if unbeatable(taste, p.messages, left)]
     assert 0.02 < len(best) / len(pairs) < 0.5

@@ -161,7 +161,6 @@ def test_the_style_that_was_drawn_is_the_style_that_is_seen(made: list[Dialogue]
         seen = judge_ask(ask, style.compose(rng, intent, ask.language, slots, axes)).style
         assert (seen.asks_question, seen.exclaims) == (axes.question, axes.exclaim)
         assert (seen.listed, seen.restated) == (axes.format == "list", axes.format == "restated")
-        assert seen.detailed == axes.long
         assert (seen.warm_count > 0) == axes.warm
 
 
