@@ -67,28 +67,29 @@ class Watcher:
         command = [sys.executable, "-m", "kudos", "train", *arguments]
         if self.trainer.config is not None and not arguments:
             command += ["--config", self.trainer.config]
-        self.say(f"training goes on with {arguments[-1]}" if arguments else "a training run begins")
+        resumed = arguments[-1] if arguments else None
+        self.say(f"training goes on with {resumed}" if resumed else "a training run begins")
         started = time.monotonic()
         self._child = subprocess.Popen(["nice", "-n", str(self.trainer.niceness), *command])  # noqa: S603, S607
         status = self._child.wait()
         self._child = None
-        self.say(f"{self._outcome(status)}, after {(time.monotonic() - started) / 60:.1f} min")
+        self.say(f"{self._outcome(status, resumed)}, after {(time.monotonic() - started) / 60:.1f} min")
         if status != 0 and not self._stopping:
-            if arguments:
-                self._give_up_resuming()
+            if resumed:
+                self._give_up(resumed)
             time.sleep(self.trainer.poll_seconds)
 
-    def _outcome(self, status: int) -> str:
+    def _outcome(self, status: int, resumed: str | None) -> str:
         with self.store.read() as session:
-            run = newest_run(session)
+            run = session.get(TrainingRun, resumed) if resumed else newest_run(session)
         if run is None or status != 0:
             return f"the run ended with status {status}"
         return f"{run.message} (report: {self.settings.home / (run.report_path or '')})"
 
-    def _give_up_resuming(self) -> None:
+    def _give_up(self, resumed: str) -> None:
         """A run that fails when resumed would fail for ever: mark it, so that new votes can start another."""
         with self.store.write() as session:
-            run = newest_run(session)
+            run = session.get(TrainingRun, resumed)
             if run is not None and run.state in (RunState.RUNNING, RunState.INTERRUPTED):
                 run.state, run.error = RunState.FAILED, run.error or "the process died"
                 session.add(run)

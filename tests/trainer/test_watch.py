@@ -127,9 +127,11 @@ def test_it_says_when_a_run_begins_and_what_came_of_it(
     with store.write() as session:
         message, report = "v1-0a1b2c3d is accepted", "runs/run-1/report.html"
         session.add(TrainingRun(id="run-1", state=RunState.SUCCEEDED, message=message, report_path=report))
+    _run(store, "run-0", RunState.SUCCEEDED, minutes_ago=60)
     said: list[str] = []
     watcher = Watcher(settings, TrainerSettings(poll_seconds=0.01), store, say=said.append)
     watcher._train([])
+    _run(store, "run-2", RunState.FAILED)
     watcher._train(["--resume", "run-1"])
     ended = f"v1-0a1b2c3d is accepted (report: {tmp_path / report}), after 0.0 min"
     assert said == ["a training run begins", ended, "training goes on with run-1", ended]
@@ -155,7 +157,9 @@ def test_a_new_run_that_is_killed_stays_resumable(store: Store, watcher: Watcher
 
 @pytest.mark.usefixtures("ends_badly")
 def test_a_run_that_dies_when_resumed_is_given_up(store: Store, watcher: Watcher) -> None:
-    _run(store, "run-1", RunState.RUNNING)
+    """Also where a younger one has failed since; it would be resumed for ever."""
+    _run(store, "run-1", RunState.RUNNING, minutes_ago=60)
+    _run(store, "run-2", RunState.FAILED)
     watcher._train(["--resume", "run-1"])
     assert _state(store, "run-1") == RunState.FAILED
     assert watcher.due() is None
