@@ -59,6 +59,10 @@ PPO = PpoConfig(
     lora=LORA,
 )
 
+UNBOUND = {"kl_target_nats": 1e9, "iterations": 16, "batch_size": 160, "learning_rate": 5e-3}
+"""For policies that are to go too far, with whatever arithmetic a machine has: nothing holds them, and a large batch
+leaves less to chance."""
+
 
 def _set(name: str, **checks: Any) -> EvaluationSet:
     asked = [[{"role": "user", "content": " ".join(map(str, prompt))}] for prompt in PROMPTS]
@@ -157,13 +161,12 @@ def _practised(
     held_out: RewardModel | None = None,
     *,
     reward: RewardConfig | None = None,
-    iterations: int = 12,
-    learning_rate: float = 1e-2,
+    **changes: Any,
 ) -> tuple[LoraAdapter, list[dict[str, float]]]:
-    """PPO from `start`: the policy that it came to, and its iterations."""
+    """PPO from `start`: the policy that it came to, and its iterations. changes: of PPO's settings."""
     policy = LoraAdapter(backbone, LORA, seed=0)
     policy.load_state_dict(start.state_dict())
-    config = PPO.model_copy(update={"iterations": iterations, "learning_rate": learning_rate})
+    config = PPO.model_copy(update=changes)
     ppo = Ppo(
         backbone=backbone,
         policy=policy,
@@ -176,7 +179,7 @@ def _practised(
         reward=reward or RewardConfig(),
         seed=0,
     )
-    return policy, [as_row(ppo.step()) for _ in range(iterations)]
+    return policy, [as_row(ppo.step()) for _ in range(config.iterations)]
 
 
 def _decode(ids: Sequence[int]) -> str:
@@ -272,8 +275,8 @@ def test_ppo_that_is_paid_for_repetition_is_refused(backbone: Backbone, favourit
     # A policy that never repeats itself would have to be lucky to find out that it pays.
     sometimes = _imitating(backbone, lambda rng: [*[21, 22, 23] * 4, END] if rng.random() < 0.12 else _reply(rng))
     # No config can ask for this: repetition may only cost.
-    rigged = RewardConfig(missing_end=3.0).model_copy(update={"repetition_weight": -6.0})
-    policy, history = _practised(backbone, sometimes, favourite[0], reward=rigged)
+    rigged = RewardConfig(missing_end=3.0).model_copy(update={"repetition_weight": -12.0})
+    policy, history = _practised(backbone, sometimes, favourite[0], reward=rigged, **UNBOUND)
     report = _evaluated(backbone, favourite, None, policy, sometimes, history=history)
     assert report.repetition_rate_candidate > 0.25 > report.repetition_rate_serving
     assert any("repetition rate" in refusal for refusal in judge(report, TOLERANT).refusals)
@@ -291,8 +294,7 @@ def test_ppo_that_goes_past_its_best_point_is_refused(
     backbone: Backbone, favourite: Opinion, others: Opinion, anything: LoraAdapter
 ) -> None:
     unbent = RewardConfig(bound=10.0, uncertainty=0.0)
-    policy, history = _practised(
-        backbone, anything, favourite[0], others[0], reward=unbent, iterations=20, learning_rate=1.5e-3
-    )
+    slowly = UNBOUND | {"iterations": 20, "batch_size": 240, "learning_rate": 1e-3}
+    policy, history = _practised(backbone, anything, favourite[0], others[0], reward=unbent, **slowly)
     report = _evaluated(backbone, favourite, others[0], policy, anything, history=history)
     assert any("past its best point" in refusal for refusal in judge(report, TOLERANT).refusals)
