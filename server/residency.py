@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -24,42 +23,35 @@ from typing import TypeVar
 from sqlmodel import Session
 
 from deploy import policies, rollout
-from deploy.artifacts import verify
-from deploy.digests import BaseShapes, base_shapes, model_digest
-from deploy.errors import BadArtifact, WrongDigest
+from deploy.errors import BadArtifact
 from deploy.manifest import Probe
-from deploy.probe import probe_verdict
 from deploy.rollout import Wanted, WantedPolicy
 from feedback.ledger import Ledger
-from feedback.schema import PolicyKind, Replica, now
+from feedback.schema import PolicyKind, now
 from feedback.store import Store
 from server import metrics, routing
 from server.engine import Engine
 from server.errors import EngineDead, EngineError, Unfoldable
 from server.fold import Patience, Shelf, sweep
+from server.proof import NotProved, Proofs
 from server.settings import Settings
+from server.standing import Announcer, Standing, export
 from server.underway import Underway
 
 log = logging.getLogger("kudos.residency")
 
 T = TypeVar("T")
 
-HEARTBEAT_SECONDS = 5.0
 _STALE_SECONDS = 10.0  # without a look at the wanted state a replica is not ready
 _RETRY_SECONDS = 10.0  # after a failure that may pass; a refused folder is not tried again
 _CALM_SECONDS = 60.0  # an engine that has run this long counts as recovered
 _MOST_HOLDS = 3  # times that people wait for a fold, or the way back from one; then it finds another way
-_FINGERPRINT_TOLERANCE_NATS = 0.02  # of the same weights, scored beside other requests
 
 
 @dataclass
 class Problem:
     message: str
     retry_at: float | None  # monotonic; None: never, while it stays wanted
-
-
-class NotProved(BadArtifact):
-    """The engine does not answer as the trainer's weights do."""
 
 
 class Residency:
@@ -84,8 +76,8 @@ class Residency:
         self.weights = ""  # the policy whose base weights the engine holds
         self.problems: dict[str, Problem] = {}
         self._folders: dict[str, Path] = {}
-        self._fingerprints: dict[str, list[float]] = {}
-        self._shapes: dict[str, BaseShapes] = {}
+        self._proofs = Proofs(store, engine, settings.policies_folder)
+        self._announcer = Announcer(self.started_at)
         self.underway = Underway()
         self._shelf = Shelf(settings.home / "folded")
         self._fold_patience = Patience(settings.fold_after_seconds)
@@ -96,8 +88,6 @@ class Residency:
         self._looked_at = 0.0
         self._engine_started_at = 0.0
         self._restarts = 0
-        self._reported: tuple[object, ...] = ()
-        self._reported_at = 0.0
         self._task: asyncio.Task[None] | None = None
 
     # ---- what turns ask ----------------------------------------------------------------------------
@@ -232,11 +222,11 @@ class Residency:
         """One adapter: verify, load, prove, and only then hold."""
         try:
             with _phase("verify"):
-                probe = await self._verified(policy)
+                probe = await self._proofs.verified(policy)
             with _phase("load"):
-                await self._engine.load_adapter(policy.version, self._folder(policy))
+                await self._engine.load_adapter(policy.version, self._proofs.folder(policy))
             with _phase("prove"):
-                await self._prove(policy, probe)
+                await self._proofs.prove(policy.version, probe)
         except (BadArtifact, OSError, EngineError) as error:
             if self._engine.healthy:
                 await self._engine.drop_adapter(policy.version)
@@ -253,7 +243,7 @@ class Residency:
         before = self.weights
         try:
             with _phase("verify"):
-                probe = await self._verified(policy)
+                probe = await self._proofs.verified(policy)
         except (BadArtifact, OSError) as error:
             self._problem(policy.version, error)
             metrics.policy_swaps_total.labels(policy.kind.value, _result(error)).inc()
@@ -261,7 +251,7 @@ class Residency:
         with self.underway.closed():
             await self.underway.ended(self._settings.swap_wait_seconds)
             try:
-                await self._exchange(policy.version, self._folder(policy), probe, policy)
+                await self._exchange(policy.version, self._proofs.folder(policy), probe, policy)
                 metrics.policy_swaps_total.labels(policy.kind.value, "proved").inc()
                 self.problems.pop(policy.version, None)
                 log.info("the weights of %s are held", policy.version)
@@ -279,8 +269,8 @@ class Residency:
             self._folders[version] = folder
         with _phase("prove"):
             if policy is not None:
-                await self._prove(policy, probe)
-            await self._check_fingerprint(version)
+                await self._proofs.prove(policy.version, probe)
+            await self._proofs.check_fingerprint(version)
         self.held = frozenset({version})
         self.serving = version
 
@@ -307,12 +297,12 @@ class Residency:
             return
         policy = self.wanted.policies[version]
         if self._merging is None:
-            work = asyncio.to_thread(self._shelf.put, version, self._folders[self.weights], self._folder(policy))
+            work = asyncio.to_thread(self._shelf.put, version, self._folders[self.weights], self._proofs.folder(policy))
             self._merging = version, asyncio.create_task(work)
         if not self._merging[1].done():
             return
         try:
-            folder, probe = self._merging[1].result(), await self._verified(policy)
+            folder, probe = self._merging[1].result(), await self._proofs.verified(policy)
         except (Unfoldable, BadArtifact, OSError) as error:
             log.warning("%s stays an adapter: %s", version, error)
             metrics.policy_swaps_total.labels("fold", _result(error)).inc()
@@ -357,7 +347,7 @@ class Residency:
             return
         base = wanted.policies[wanted.base]
         try:
-            await self._verified(base)
+            await self._proofs.verified(base)
         except (BadArtifact, OSError) as error:
             self._problem(base.version, error)
             return
@@ -368,7 +358,7 @@ class Residency:
                 patience.failed(time.monotonic())
                 return
             try:
-                await self._exchange(base.version, self._folder(base), None, base)
+                await self._exchange(base.version, self._proofs.folder(base), None, base)
             except (BadArtifact, OSError, EngineError) as error:
                 self._problem(base.version, error)
                 metrics.policy_swaps_total.labels("unfold", _result(error)).inc()
@@ -388,14 +378,14 @@ class Residency:
     # ---- the engine's weights ----------------------------------------------------------------------
 
     async def _load_weights(self, policy: WantedPolicy) -> None:
-        probe = self._verify(policy)  # not in a thread: the engine may be forked from this process
-        folder = self._folder(policy)
+        probe = self._proofs.verify(policy)  # not in a thread: the engine may be forked from this process
+        folder = self._proofs.folder(policy)
         await self._engine.start(policy.version, folder)
         self._engine_started_at = time.monotonic()
         self.underway.exchanged(policy.version)
         self.weights, self._folders[policy.version] = policy.version, folder
-        await self._prove(policy, probe)
-        await self._check_fingerprint(policy.version)
+        await self._proofs.prove(policy.version, probe)
+        await self._proofs.check_fingerprint(policy.version)
         self.held = frozenset({policy.version})
 
     async def _revive(self, version: str | None = None) -> None:
@@ -419,7 +409,7 @@ class Residency:
                 self._engine_started_at = time.monotonic()
                 self.underway.exchanged(version)
                 self.weights = version
-                await self._check_fingerprint(version)
+                await self._proofs.check_fingerprint(version)
                 break
             except Exception:  # isolates: whatever stopped one start may not stop the next
                 log.exception("the engine did not start")
@@ -428,48 +418,6 @@ class Residency:
                 await asyncio.sleep(min(2.0**self._restarts, 30.0))
         self.held = frozenset({version})
         self.serving = self._what_serves()
-
-    async def _verified(self, policy: WantedPolicy) -> Probe | None:
-        """Raises BadArtifact unless the folder is what was registered. A base has no probe: it was never published."""
-        return await asyncio.to_thread(self._verify, policy)
-
-    def _verify(self, policy: WantedPolicy) -> Probe | None:
-        folder = self._folder(policy)
-        if policy.kind is PolicyKind.BASE:
-            found = model_digest(folder)
-            if found != policy.digest:
-                raise WrongDigest(f"{folder.name} has the digest {found[:8]}, not {policy.digest[:8]} as registered")
-            return None
-        with self._store.read() as session:
-            below = policies.first_base(session, policies.get(session, policy.version))
-            base_folder = policies.folder_of(below, self._settings.policies_folder)
-        if below.version not in self._shapes:
-            self._shapes[below.version] = base_shapes(base_folder)
-        return verify(folder, self._shapes[below.version], digest=policy.digest).probe
-
-    async def _prove(self, policy: WantedPolicy, probe: Probe | None) -> None:
-        if probe is None:
-            return
-        # One after another: all at once are one large batch, for which every stream beside them stands still.
-        measured = [
-            await self._engine.score(case.prompt_token_ids, case.token_ids, policy.version) for case in probe.cases
-        ]
-        verdict = probe_verdict(probe, measured)
-        log.info("probe of %s: %s", policy.version, verdict.message)
-        if not verdict.passed:
-            raise NotProved(f"{policy.version}: {verdict.message}")
-
-    async def _check_fingerprint(self, version: str) -> None:
-        """The first time, remember how these weights answer; later, refuse weights that answer otherwise."""
-        tokens = [2 + 37 * at % 251 for at in range(24)]  # any ids will do; all vocabularies have these
-        measured = await self._engine.score(tokens[:8], tokens[8:], version)
-        known = self._fingerprints.setdefault(version, measured)
-        gap = sum(abs(a - b) for a, b in zip(known, measured, strict=True)) / len(known)
-        if not gap <= _FINGERPRINT_TOLERANCE_NATS:  # a NaN is refused as well
-            raise NotProved(f"{version}: its weights answer otherwise than before (mean gap {gap:.4f} nats)")
-
-    def _folder(self, policy: WantedPolicy) -> Path:
-        return self._settings.policies_folder / policy.path  # an absolute path on the right wins
 
     # ---- reporting ---------------------------------------------------------------------------------
 
@@ -482,47 +430,14 @@ class Residency:
 
     async def _report(self, *, ready: bool) -> None:
         problems = {version: problem.message for version, problem in self.problems.items()}
-        state = (ready, self.weights, tuple(sorted(self.held)), tuple(sorted(problems.items())), self.address)
-        self._export(ready)
-        at = time.monotonic()
-        if self.ledger is None or (state == self._reported and at - self._reported_at < HEARTBEAT_SECONDS):
-            return
-        row = {
-            "address": self.address,
-            "ready": ready,
-            "base_version": self.weights,
-            "holds": sorted(self.held),
-            "problems": problems,
-            "heartbeat_at": now(),
-        }
-
-        def write(session: Session) -> None:
-            replica = session.get(Replica, self.replica_id) or Replica(id=self.replica_id, address=self.address)
-            replica.started_at = self.started_at
-            for name, value in row.items():
-                setattr(replica, name, value)
-            session.add(replica)
-
-        await asyncio.wrap_future(self.ledger.submit(write))
-        self._reported, self._reported_at = state, at
-
-    def _export(self, ready: bool) -> None:
-        metrics.engine_up.set(self._engine.healthy)
-        metrics.policy_info.clear()
-        metrics.policy_info.labels(self.serving, routing.STABLE).set(1)
-        wanted = self.wanted
-        share = wanted.share if wanted.candidate in self.held else 0.0
-        if share:
-            metrics.policy_info.labels(wanted.candidate, routing.CANARY).set(1)
-        metrics.policy_missing.set(len(wanted.needed(self.weights) - self.held))
-        metrics.policy_folded.set(self.folded is not None)
-        metrics.rollout_share_ratio.labels(routing.STABLE).set(1 - share)
-        metrics.rollout_share_ratio.labels(routing.CANARY).set(share)
+        standing = Standing(self.address, ready, self.weights, sorted(self.held), problems)
+        export(
+            standing, self.wanted, serving=self.serving, folded=self.folded is not None,
+            engine_up=self._engine.healthy, home=self._settings.home,
+        )  # fmt: skip
         if self.ledger is not None:
             metrics.ledger_waiting.set(self.ledger.waiting)
-        disk = shutil.disk_usage(self._settings.home)
-        metrics.disk_free_bytes.set(disk.free)
-        metrics.disk_size_bytes.set(disk.free + disk.used)
+            await self._announcer.announce(self.ledger, self.replica_id, standing)
 
 
 def _result(error: Exception) -> str:
