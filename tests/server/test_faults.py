@@ -171,7 +171,7 @@ def test_streams_are_capped_per_user_and_in_all(forked: Make) -> None:
 
 
 def test_keepalives_while_nothing_is_said(forked: Make) -> None:
-    running = forked(FAKE_TOKEN_SECONDS="5.0", KUDOS_KEEPALIVE_SECONDS="0.2").start()
+    running = forked(FAKE_TOKEN_SECONDS="1.5", KUDOS_KEEPALIVE_SECONDS="0.2").start()
     body = HELLO | {"stream": True, "max_tokens": 1}
     with running.client() as client, client.stream("POST", "/v1/chat/completions", json=body) as response:
         lines = list(response.iter_lines())

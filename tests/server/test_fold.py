@@ -278,6 +278,7 @@ def test_what_cannot_be_proved_is_undone(folding: Callable[..., Folding]) -> Non
     assert ask(server.client)["system_fingerprint"] == version
 
 
+@pytest.mark.slow
 def test_nobody_waits_for_long_and_nobody_is_cut(folding: Callable[..., Folding]) -> None:
     """12 tokens of 0.1 s: the running replies never end within the wait."""
     server = folding(FAKE_TOKEN_SECONDS="0.1", KUDOS_FOLD_WAIT_SECONDS="0.2")
@@ -290,6 +291,7 @@ def test_nobody_waits_for_long_and_nobody_is_cut(folding: Callable[..., Folding]
         assert [row.id for row in session.exec(select(Reply)) if row.mixed_versions] == []
 
 
+@pytest.mark.slow
 def test_a_rollback_does_not_wait_for_long(folding: Callable[..., Folding]) -> None:
     server = folding(FAKE_TOKEN_SECONDS="0.3", KUDOS_FOLD_WAIT_SECONDS="0.2")
     version = server.promoted()
@@ -306,6 +308,7 @@ def test_a_rollback_does_not_wait_for_long(folding: Callable[..., Folding]) -> N
     assert cut == [[version, server.wanted["base"]]], "and it says so"
 
 
+@pytest.mark.slow
 def test_a_dead_engine_starts_on_the_folded_weights(folding: Callable[..., Folding]) -> None:
     server = folding()
     version = server.promoted()

@@ -70,6 +70,7 @@ def test_ranks_are_a_number_for_each_token() -> None:
     assert (ranks.tolist(), ranks.dtype) == ([0, 0, 0], torch.int64)
 
 
+@pytest.mark.slow
 def test_numbers_cross_the_wire_as_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ASKED, "1")
     said = subprocess.check_output([sys.executable, "-c", _OVER_THE_WIRE], text=True, timeout=120)

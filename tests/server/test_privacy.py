@@ -87,6 +87,7 @@ def test_who_asks_is_erased_and_nobody_else(forked: Make) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/comparisons"])
+@pytest.mark.slow
 def test_a_reply_that_is_being_written_leaves_nothing(forked: Make, path: str) -> None:
     server = forked(FAKE_TOKEN_SECONDS="0.5")
     running = server.start()
