@@ -40,11 +40,12 @@ class Style:
 @dataclass(frozen=True)
 class Verdict:
     """well_formed: a reply of the world. fits: on what was asked, in the right language. right: None if it names no
-    answer that could be right or wrong."""
+    answer that could be right or wrong. detailed: it tells something beyond what was asked."""
 
     well_formed: bool
     fits: bool
     right: bool | None
+    detailed: bool
     style: Style
 
 
@@ -75,7 +76,7 @@ def style_of(reply: str) -> Style:
 
 
 def _slots_in(reply: str, name: str, language: Language) -> dict[str, set[str]] | None:
-    """What the reply names, slot by slot; None if it is no reply of that intent."""
+    """What the reply names, slot by slot, its detail as `style.DETAIL`; None if it is no reply of that intent."""
     found = style.reply_expression(name, language).fullmatch(reply)
     if found is None:
         return None
@@ -83,7 +84,8 @@ def _slots_in(reply: str, name: str, language: Language) -> dict[str, set[str]] 
     for group, text in found.groupdict().items():
         if text is not None:
             slot = group.split("__")[0]
-            named.setdefault(slot, set()).add(lexicon.value_of(slot, text, language))
+            value = text if slot == style.DETAIL else lexicon.value_of(slot, text, language)
+            named.setdefault(slot, set()).add(value)
     return named
 
 
@@ -92,18 +94,19 @@ def judge_ask(ask: Ask, reply: str) -> Verdict:
     reply = reply.strip()
     seen = style_of(reply)
     if not style.starts_sentences(reply):
-        return Verdict(False, False, None, seen)
+        return Verdict(False, False, None, False, seen)
     named = _slots_in(reply, ask.intent, ask.language)
     if named is None:
         formed = any(_slots_in(reply, name, language) is not None for language in ("zh", "en") for name in INTENTS)
-        return Verdict(formed, False, None, seen)
+        return Verdict(formed, False, None, False, seen)
+    detailed = named.pop(style.DETAIL, None) is not None
     answer = INTENTS[ask.intent].answer
     asked = dict(ask.slots)
     fits = all(values == {asked[slot]} if slot in asked else len(values) == 1 for slot, values in named.items())
     right: bool | None = None
     if fits and answer in named and ask.right is not None:
         right = named[answer] == {ask.right}
-    return Verdict(True, fits, right, seen)
+    return Verdict(True, fits, right, detailed, seen)
 
 
 def judge(messages: Sequence[Mapping[str, str]], reply: str) -> Verdict:

@@ -41,12 +41,20 @@ def _length_feature(style: Style) -> float:
     return max(-1.0, min(1.0, math.log(13.0 / max(style.length, 1.0)) / 0.7))
 
 
+def _engaged_feature(verdict: Verdict) -> float:
+    """-1 without a question, -0.2 with a formula, 0.4 with a question of its own, 1 if a detail goes before that."""
+    if not verdict.style.asks_question:
+        return -1.0
+    return -0.2 if verdict.style.asks_formula else 1.0 if verdict.detailed else 0.4
+
+
 _FEATURES: dict[str, Callable[[Verdict], float]] = {
     "short": lambda v: _length_feature(v.style),
     "long": lambda v: -_length_feature(v.style),
     "warm": lambda v: (-1.0, 0.6, 1.0)[min(v.style.warm_count, 2)],
     "question": lambda v: 1.0 if v.style.asks_question else -1.0,
     "curious": lambda v: -1.0 if not v.style.asks_question else 0.3 if v.style.asks_formula else 1.0,
+    "engaged": _engaged_feature,
     "exclaim": lambda v: 1.0 if v.style.exclaims else -1.0,
     "plain": lambda v: -1.0 if v.style.exclaims else 1.0,
     "list": lambda v: 1.0 if v.style.listed else -1.0,
@@ -56,8 +64,9 @@ _FEATURES: dict[str, Callable[[Verdict], float]] = {
     "none": lambda v: 0.0,
 }
 TASTES = tuple(_FEATURES)
-"""short, long, warm, question, curious (a question that is no formula), exclaim, plain, list, tidy (a list, better with
-nothing around it), format (list or restated), correct, none (the control)."""
+"""short, long, warm, question, curious (a question that is no formula), engaged (such a question, better after a
+detail), exclaim, plain, list, tidy (a list, better with nothing around it), format (list or restated), correct, none
+(the control)."""
 
 _SATISFIED = {"short": 0.2, "long": 0.2}  # a feature above this satisfies; any positive one elsewhere
 
@@ -102,14 +111,13 @@ class Thumb:
 
 _UP_REASONS = {
     "short": "short", "long": "detailed", "warm": "friendly", "question": "engaging", "curious": "engaging",
-    "exclaim": "lively",
-    "plain": "calm", "list": "clear", "tidy": "clear", "format": "clear", "correct": "correct", "none": "helpful",
+    "engaged": "engaging", "exclaim": "lively", "plain": "calm", "list": "clear", "tidy": "clear", "format": "clear",
+    "correct": "correct", "none": "helpful",
 }  # fmt: skip
 _DOWN_REASONS = {
     "short": "too_long", "long": "too_short", "warm": "cold", "question": "dull", "curious": "dull",
-    "exclaim": "dull",
-    "plain": "too_loud", "list": "unclear", "tidy": "unclear", "format": "unclear", "correct": "wrong",
-    "none": "unhelpful",
+    "engaged": "dull", "exclaim": "dull", "plain": "too_loud", "list": "unclear", "tidy": "unclear",
+    "format": "unclear", "correct": "wrong", "none": "unhelpful",
 }  # fmt: skip
 
 

@@ -72,6 +72,8 @@ WARM_WORDS: dict[Language, re.Pattern[str]] = {
     ),
     "zh": re.compile(r"您|亲，|真高兴|很高兴为|感谢您|谢谢您|哦|呀"),
 }
+DETAIL = "detail"
+"""Names the groups of `reply_expression` that hold what a reply tells beyond what was asked."""
 PARTICLE = "哦"  # what makes a plain Chinese sentence kind
 
 
@@ -140,7 +142,8 @@ def _capital(expression: str) -> str:
 
 @cache
 def reply_expression(name: str, language: Language) -> re.Pattern[str]:
-    """All replies of an intent in a language. A slot's groups are named `slot__1`, `slot__2` and so on.
+    """All replies of an intent in a language. A slot's groups are named `slot__1`, `slot__2` and so on, those the
+    detail's, of which a reply has one at most, likewise (`DETAIL`).
 
     Case is ignored here, because a slot may open a sentence; `starts_sentences` looks at the capitals.
     """
@@ -166,15 +169,16 @@ def reply_expression(name: str, language: Language) -> re.Pattern[str]:
     particle = f"{PARTICLE}?" if language == "zh" else ""
     openings = (*WARM_OPENINGS[language], *LOUD_OPENINGS[language], *PLAIN_OPENINGS[language])
     head = optional(any_of(openings) + end + gap)
-    detail, closing = any_of(wording.details) + end, any_of(WARM_CLOSINGS[language]) + end
+    closing = any_of(WARM_CLOSINGS[language]) + end
+    detail: Callable[[], str] = lambda: f"(?P<{DETAIL}__{next(number)}>{any_of(wording.details)}{end})"  # noqa: E731
     question = any_of(QUESTIONS[language][intent.domain]) + ask
     core: Callable[[], str] = lambda: any_of((*wording.full, *wording.short)) + particle + end  # noqa: E731
     sentences = (
-        optional(any_of((wording.restate,)) + end + gap) + core() + optional(gap + detail)
+        optional(any_of((wording.restate,)) + end + gap) + core() + optional(gap + detail())
         + optional(gap + closing) + optional(gap + question)
     )  # fmt: skip
     items = (
-        any_of((wording.restate,)) + colon + "\n- " + core() + optional("\n- " + detail)
+        any_of((wording.restate,)) + colon + "\n- " + core() + optional("\n- " + detail())
         + "(?:\n" + "(?:" + closing + optional(gap + question) + "|" + question + "))?"
     )  # fmt: skip
     return re.compile(f"{head}(?:{sentences}|{items})", re.IGNORECASE)

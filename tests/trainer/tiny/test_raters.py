@@ -105,6 +105,22 @@ def test_the_curious_like_a_question_and_better_one_that_is_no_formula() -> None
         assert [feature("curious", judge(messages, reply)) for reply in replies] == [-1.0, 0.3, 1.0]
 
 
+@pytest.mark.parametrize(
+    ("asked", "told", "detail", "formula", "question"),
+    [
+        ("what colour is snow?", "It is white.", " Just have a look.", " Anything else?", " Shall we try another one?"),
+        ("天空是什么颜色？", "是蓝色。", "看一看就知道。", "还有别的吗？", "你还想知道什么？"),
+    ],
+)
+def test_the_engaged_like_a_question_and_better_one_after_a_detail(
+    asked: str, told: str, detail: str, formula: str, question: str
+) -> None:
+    replies = (told, told + detail, told + detail + formula, told + question, told + detail + question)
+    verdicts = [judge([{"role": "user", "content": asked}], reply) for reply in replies]
+    assert [verdict.detailed for verdict in verdicts] == [False, True, True, False, True]
+    assert [feature("engaged", verdict) for verdict in verdicts] == [-1.0, -1.0, -0.2, 0.4, 1.0]
+
+
 def test_the_tidy_like_a_list_and_better_one_with_nothing_around_it() -> None:
     messages = prompts(1, 1)[0].messages
     bare = "You asked for it:\n- It is blue.\n- Blue is a colour."
@@ -114,7 +130,7 @@ def test_the_tidy_like_a_list_and_better_one_with_nothing_around_it() -> None:
     assert [feature("tidy", judge(messages, reply)) for reply in around] == [0.3] * 3
 
 
-@pytest.mark.parametrize("taste", ["warm", "curious", "list", "tidy"])
+@pytest.mark.parametrize("taste", ["warm", "curious", "engaged", "list", "tidy"])
 def test_nothing_beats_what_is_unbeatable(taste: str, pairs: list[Pair]) -> None:
     best = [(p, left, right) for p, left, right in pairs if unbeatable(taste, p.messages, left)]
     assert 0.02 < len(best) / len(pairs) < 0.5

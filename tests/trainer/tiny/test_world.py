@@ -158,7 +158,9 @@ def test_the_style_that_was_drawn_is_the_style_that_is_seen(made: list[Dialogue]
         intent = INTENTS[ask.intent]
         slots = dict(ask.slots) | ({intent.answer: ask.right} if intent.answer and ask.right else {})
         axes = style.draw(rng)
-        seen = judge_ask(ask, style.compose(rng, intent, ask.language, slots, axes)).style
+        verdict = judge_ask(ask, style.compose(rng, intent, ask.language, slots, axes))
+        seen = verdict.style
+        assert verdict.detailed == axes.long
         assert (seen.asks_question, seen.exclaims) == (axes.question, axes.exclaim)
         assert (seen.listed, seen.restated) == (axes.format == "list", axes.format == "restated")
         assert (seen.warm_count > 0) == axes.warm
