@@ -20,6 +20,7 @@ DeployError (carries the HTTP status that an edge answers with)
 ├── VersionTaken 409: another policy has this number
 ├── RolloutRefused 409: the transition table, or the gate, says no
 ├── BadPlan 500: a KUDOS_ROLLOUT_ setting that cannot be
+├── NoSuchModel 500: the model that KUDOS_MODEL names is nowhere
 ├── NoBase 503: no base has been registered yet
 ├── LeaseHeld 409: somebody else has the lease
 └── LeaseLost 409: the lease went to somebody else, or ran out
@@ -98,6 +99,9 @@ class RolloutRefused(DeployError):
 
 
 class BadPlan(DeployError): ...
+
+
+class NoSuchModel(DeployError): ...
 
 
 class NoBase(DeployError):

@@ -11,7 +11,7 @@ has not seen answered. So users and prompts are each hashed to one side:
 A user never moves between sides as the log grows; a sample can only become dropped, when its prompt becomes shared.
 
 Where that leaves too little (few users, or few prompts that everybody shares), the next weaker split is used: by prompt
-alone, then by vote alone. The report always says which, and why: an accuracy measured by vote flatters the model.
+alone, then by vote alone. The report always says which: an accuracy measured by vote flatters the model.
 """
 
 import hashlib

@@ -5,15 +5,15 @@ from __future__ import annotations
 import ipaddress
 import os
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 
 from pydantic import Field
 
+from deploy.errors import NoSuchModel
+from deploy.models import TINY, model_folder
 from feedback.settings import Settings as FeedbackSettings
 from server.errors import BadConfiguration
 
-TINY = "kudos-tiny"
 MOST_LORAS = 32
 """The widest that `max_loras` can be set."""
 
@@ -160,27 +160,7 @@ class Settings(FeedbackSettings):
         Raises:
             BadConfiguration: the model is neither built in, nor a folder, nor on a hub that can be reached.
         """
-        if self.model == TINY:
-            return _tiny_folder()
-        if Path(self.model).is_dir():
-            return Path(self.model).absolute()
-        from huggingface_hub import snapshot_download
-
         try:
-            return Path(snapshot_download(self.model, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"]))
-        except Exception as error:  # isolates: every fault of the hub means the same to whoever starts the server
-            raise BadConfiguration(
-                f"KUDOS_MODEL={self.model}: no such folder, and no hub gave it ({type(error).__name__}). "
-                f"Name a folder, or {TINY}."
-            ) from error
-
-
-def _tiny_folder() -> Path:
-    # Found without importing: the server may not know the trainer's code, only where its data lies.
-    spec = find_spec("trainer")
-    locations = list(spec.submodule_search_locations or []) if spec else []
-    for location in locations:
-        folder = Path(location) / "tiny" / "model"
-        if (folder / "config.json").is_file():
-            return folder
-    raise BadConfiguration(f"{TINY} is not in this installation: build it with `kudos tiny build`")
+            return model_folder(self.model)
+        except NoSuchModel as error:
+            raise BadConfiguration(str(error)) from error

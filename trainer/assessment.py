@@ -1,7 +1,7 @@
 """How good is a reward model? Measured on votes of people and prompts that it has not seen.
 
 Accuracy counts decided pairs only: a tie has no right answer. Thumbs are judged by concordance: how often an upvoted
-reply scores above a downvoted one. Intervals are Wilson's for accuracy and a bootstrap over votes for concordance.
+reply scores above a downvoted one. Intervals are Wilson's for accuracy and Newcombe's for concordance.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from trainer.examples import PairExample, ThumbExample, VoteExample
-from trainer.intervals import wilson
+from trainer.intervals import concordance_interval, wilson
 from trainer.likelihood import LEFT, RIGHT, VoteModel, pair_probabilities
 from trainer.reward_model import RewardModel
 
@@ -33,9 +33,7 @@ class Assessment:
 
 
 @torch.no_grad()
-def assess(
-    model: RewardModel, votes: Sequence[VoteModel], held_out: Sequence[VoteExample], seed: int = 0
-) -> Assessment:
+def assess(model: RewardModel, votes: Sequence[VoteModel], held_out: Sequence[VoteExample]) -> Assessment:
     pairs = [e for e in held_out if isinstance(e, PairExample) and e.outcome in (LEFT, RIGHT)]
     thumbs = [e for e in held_out if isinstance(e, ThumbExample)]
     right = np.zeros(0)
@@ -52,7 +50,7 @@ def assess(
     concordance, interval = None, (0.0, 1.0)
     if thumbs:
         scores = model.score([e.prompt for e in thumbs], [e.reply for e in thumbs]).mean(0).numpy()
-        concordance, interval = _concordance(scores, np.array([e.up for e in thumbs]), seed)
+        concordance, interval = _concordance(scores, np.array([e.up for e in thumbs]))
     if len(pairs) >= 20 or concordance is None:
         shares = _independent(pairs)
         accuracy = float((right * shares).sum() / shares.sum()) if pairs else 0.5
@@ -110,21 +108,10 @@ def _calibration(
     return error, rows
 
 
-def _concordance(scores: np.ndarray, ups: np.ndarray, seed: int) -> tuple[float | None, tuple[float, float]]:
-    def auc(values: np.ndarray, labels: np.ndarray) -> float | None:
-        up, down = values[labels > 0.5], values[labels < 0.5]
-        if not len(up) or not len(down):
-            return None
-        return float(((up[:, None] > down[None, :]) + 0.5 * (up[:, None] == down[None, :])).mean())
-
-    measured = auc(scores, ups)
-    if measured is None:
+def _concordance(scores: np.ndarray, ups: np.ndarray) -> tuple[float | None, tuple[float, float]]:
+    """How often an upvoted reply scores above a downvoted one, a tie counting a half; None without both kinds."""
+    up, down = scores[ups > 0.5], scores[ups < 0.5]
+    if not len(up) or not len(down):
         return None, (0.0, 1.0)
-    rng = np.random.default_rng(seed)
-    draws = []
-    for _ in range(500):
-        index = rng.integers(0, len(scores), len(scores))
-        drawn = auc(scores[index], ups[index])
-        if drawn is not None:
-            draws.append(drawn)
-    return measured, (float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975)))
+    share = float(((up[:, None] > down[None, :]) + 0.5 * (up[:, None] == down[None, :])).mean())
+    return share, concordance_interval(share, len(up), len(down))

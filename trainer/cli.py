@@ -52,8 +52,12 @@ def _harm_examples(seed: int, count: int) -> Iterator[Labelled]:
 def train(
     config: Annotated[Path | None, typer.Option(help="A JSON file with settings; see docs/training.md.")] = None,
     resume: Annotated[str | None, typer.Option(help="Go on with this run, from its last checkpoint.")] = None,
+    *,
+    abandon: Annotated[
+        str | None, typer.Option(help="Train nothing: give this run up for good, so that no trainer resumes it.")
+    ] = None,
     reward_model_only: Annotated[bool, typer.Option(help="Stop after the reward model and its held-out test.")] = False,
-    seed: Annotated[int | None, typer.Option(help="Overrides the config's seed.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Overrides the config's seed.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with one JSON line on standard output.")] = False,
 ) -> None:
     """Train once: from the votes in the log to a candidate policy with its report."""
@@ -62,6 +66,7 @@ def train(
     from rich.console import Console
 
     from deploy.errors import DeployError
+    from deploy.models import TINY, model_folder
     from feedback.errors import FeedbackError
     from feedback.settings import Settings
     from feedback.store import open_store
@@ -69,17 +74,22 @@ def train(
     from trainer.ended import clean_up_when_ended
     from trainer.errors import TrainerError
     from trainer.run import TrainingRunner
-    from trainer.watch import model_folder
+    from trainer.watch import give_up
 
     clean_up_when_ended()
     console = Console(stderr=True)
     settings = Settings()
     store = open_store(settings)
-    chosen = _config(settings.runs_folder, config, resume)
-    if seed is not None:
-        chosen = TrainingConfig.model_validate({**chosen.model_dump(), "seed": seed})
-    runner = TrainingRunner(settings, store, chosen, model_folder(os.environ.get("KUDOS_MODEL", "kudos-tiny")), console)
     try:
+        if abandon is not None:
+            give_up(store, abandon, "an operator gave it up")
+            console.print(f"{abandon} is given up")
+            return
+        chosen = _config(settings.runs_folder, config, resume)
+        if seed is not None:
+            chosen = TrainingConfig.model_validate({**chosen.model_dump(), "seed": seed})
+        folder = model_folder(os.environ.get("KUDOS_MODEL", TINY))
+        runner = TrainingRunner(settings, store, chosen, folder, console)
         outcome = runner.run(resume, reward_model_only=reward_model_only)
     except (TrainerError, DeployError, FeedbackError) as error:
         console.print(f"[red]{type(error).__name__}[/red]: {error}")

@@ -52,6 +52,10 @@ class RewardModelConfig(Frozen):
     lora: LoraConfig = LoraConfig()
 
 
+BUILT_IN_TERMS = ("votes", "uncertainty", "repetition", "rules", "length", "coherence", "consistency")
+"""Terms of the reward that `trainer.reward` makes itself."""
+
+
 class ClassifierTerm(Frozen):
     name: str = Field(pattern=r"^[a-z][a-z_]*$")
     """Of the term, in plots and reports: sentiment, politeness ..."""
@@ -89,6 +93,16 @@ class RewardConfig(Frozen):
     classifiers: tuple[ClassifierTerm, ...] = ()
 
     rules: Rules = Rules()
+
+    @model_validator(mode="after")
+    def _names(self) -> RewardConfig:
+        names = [term.name for term in self.classifiers]
+        for name in names:
+            if name in BUILT_IN_TERMS or names.count(name) > 1:
+                raise ValueError(
+                    f"another term of the reward is called {name!r}: choose another name for the classifier"
+                )
+        return self
 
 
 class SftConfig(Frozen):
@@ -131,7 +145,7 @@ class PpoConfig(Frozen):
 
     learning_rate: float = Field(2e-3, gt=0)
     critic_learning_rate: float = Field(2e-3, gt=0)
-    adam_eps: float = 1e-5
+    adam_eps: float = Field(1e-5, gt=0)
     max_grad_norm: float = Field(1.0, gt=0)
     gamma: float = Field(1.0, ge=0, le=1)
     lam: float = Field(0.95, ge=0, le=1)
@@ -197,7 +211,7 @@ class EvaluationConfig(Frozen):
 
 
 class TrainingConfig(Frozen):
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where training runs. auto: on the GPU, where there is one."""
 

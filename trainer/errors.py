@@ -38,4 +38,4 @@ class SamplerMismatch(TrainerError):
 
 
 class LostLease(TrainerError):
-    """Another trainer has taken over; this one may not publish."""
+    """The lease ran out, or is another trainer's; this one may not publish."""

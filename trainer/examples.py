@@ -93,7 +93,8 @@ def to_examples(
     that push a phrase which at most `popular_share` of all who vote have written are left out.
     """
     pushed = pushed_phrases(samples, max(popular_share, WATCHED_SHARE))
-    samples = without(samples, [phrase for phrase in pushed if popular_share > 0])
+    few = popular_share * len({sample.user_id for sample in samples})
+    samples = without(samples, [phrase for phrase in pushed if phrase.people <= few])
     demonstrations: dict[str, list[Demonstration]] = {Split.TRAIN: [], Split.HELD_OUT: []}
     users: dict[str, dict[str, int]] = {Split.TRAIN: {}, Split.HELD_OUT: {}}
     parts: dict[str, list[VoteExample]] = {Split.TRAIN: [], Split.HELD_OUT: []}

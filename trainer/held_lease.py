@@ -6,11 +6,13 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from deploy import lease as leases
+from deploy.errors import LeaseLost
+from feedback.errors import StorageError
 from feedback.ids import new_id
-from feedback.schema import Lease
+from feedback.schema import Lease, now
 from feedback.store import Store
 from trainer.errors import LostLease
 
@@ -31,20 +33,25 @@ class HeldLease:
 
     def check(self) -> None:
         if self._lost is not None:
-            raise LostLease(f"another trainer has taken over, so this run may not publish: {self._lost}")
+            raise LostLease(f"this run may not publish, since its lease is lost: {self._lost}")
 
     def close(self) -> None:
         self._stop.set()
         self._thread.join()
-        leases.release(self._store, self.row)
+        with suppress(StorageError):  # it runs out by itself
+            leases.release(self._store, self.row)
 
     def _renew(self) -> None:
         while not self._stop.wait(LEASE_SECONDS / 4):
             try:
                 self.row = leases.renew(self._store, self.row, LEASE_SECONDS)
-            except Exception as error:  # whatever it was: without a renewed lease this trainer may not publish
+            except LeaseLost as error:
                 self._lost = str(error)
                 return
+            except StorageError as error:  # busy, or away for a moment: the lease holds until it runs out
+                if now() >= self.row.expires_at:
+                    self._lost = f"it ran out, as it could not be renewed: {error}"
+                    return
 
 
 @contextmanager

@@ -6,12 +6,14 @@ The row is written at most once a second, as it shares the database with the vot
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from feedback.errors import StorageError
 from feedback.schema import TrainingRun, now
 from feedback.store import Store
 from trainer.records import refuse_erased
@@ -78,7 +80,8 @@ class RunProgress:
         progress = min(1.0, before + share * STAGES.get(self._stage, 0.0))
         self._bar.update(self._task, completed=progress, description=self._stage, message=message)
         if force or time.monotonic() - self._written >= 1.0:
-            self.write(stage=self._stage, progress=progress, message=message, **fields)
+            with suppress(StorageError):  # busy, or away for a moment: the next step says it again
+                self.write(stage=self._stage, progress=progress, message=message, **fields)
 
     def write(self, **fields: Any) -> None:
         """Raises RunErased where votes that the run learned from were erased meanwhile."""

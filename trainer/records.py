@@ -64,17 +64,18 @@ class RunRecords:
             session.add(row)
         return True
 
-    def serving(self, model_folder: Path) -> Serving:
-        """model_folder: what is registered as the first policy where there is none."""
+    def serving(self, model_folder: Path, version: str | None = None) -> Serving:
+        """The policy of this version, else the one that serves. model_folder: what is registered as the first policy
+        where there is none."""
         with self.store.write() as session:
             if not policies.everything(session):
                 policies.register_base(session, model_folder)
-            stable = policies.get(session, rollout.wanted(session).stable)
-            folder = policies.folder_of(stable, self.settings.policies_folder)
-            if stable.kind != PolicyKind.ADAPTER:
-                return Serving(stable, folder, None)
-            base = policies.get(session, policies.base_of(stable))
-            return Serving(stable, policies.folder_of(base, self.settings.policies_folder), folder)
+            policy = policies.get(session, version or rollout.wanted(session).stable)
+            folder = policies.folder_of(policy, self.settings.policies_folder)
+            if policy.kind != PolicyKind.ADAPTER:
+                return Serving(policy, folder, None)
+            base = policies.get(session, policies.base_of(policy))
+            return Serving(policy, policies.folder_of(base, self.settings.policies_folder), folder)
 
     def votes(self, config: TrainingConfig) -> SampleSet:
         with self.store.read() as session:
@@ -90,6 +91,7 @@ class RunRecords:
         left_out = {
             "burst_votes": sum(len(burst.vote_ids) for burst in samples.bursts),
             "burst_users": len({burst.user_id for burst in samples.bursts}),
+            "split": samples.split.as_dict(),
         }
         self._update(last_vote_id=samples.last_vote_id, votes=samples.votes, metrics={"samples": left_out})
         return reweighted(together(samples), shown, config.vote_propensity_floor, config.user_weight_cap)
@@ -102,6 +104,12 @@ class RunRecords:
             return ""
         people = "1 person" if of["burst_users"] == 1 else f"{of['burst_users']} people"
         return f"{of['burst_votes']} votes of {people} in quarantine: bursts"
+
+    def held_out_by(self) -> str:
+        """What is new about the votes that were held out (`feedback.splits.SplitMode`)."""
+        with self.store.read() as session:
+            of = session.get_one(TrainingRun, self.run_id).metrics.get("samples") or {}
+        return str(of["split"]["mode"]) if "split" in of else EvaluationReport.held_out_by
 
     def lineage(self, samples: SampleSet) -> None:
         with self.store.write() as session:

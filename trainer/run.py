@@ -18,6 +18,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from deploy.errors import LeaseLost
 from deploy.gate import judge
 from feedback.ids import new_id
 from feedback.run_files import ERROR
@@ -29,7 +30,7 @@ from trainer.backbone import Backbone
 from trainer.checkpoint import RunFolder
 from trainer.config import TrainingConfig
 from trainer.device import pick_device
-from trainer.errors import TooFewVotes
+from trainer.errors import LostLease, TooFewVotes
 from trainer.evaluation import Judges, evaluate
 from trainer.evaluation_sets import load_sets
 from trainer.examples import Examples, to_examples
@@ -92,6 +93,8 @@ class TrainingRunner:
             try:
                 with RunProgress(self.store, run_id, self.console) as progress:
                     outcome = self._stages(records, folder, progress, lease, reward_model_only)
+            except (LostLease, LeaseLost):
+                raise  # the row, and what it says, is now whoever's goes on with the run
             except BaseException as error:
                 interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
                 state = RunState.INTERRUPTED if interrupted else RunState.FAILED
@@ -108,9 +111,12 @@ class TrainingRunner:
     ) -> Outcome:
         config, run_id = self.config, records.run_id
 
-        # 1. Where training starts: the policy that serves now.
+        # 1. Where training starts: the policy that serves when it begins, whatever serves when it goes on.
         progress.stage("starting", "loading the serving policy")
-        serving = records.serving(self.model_folder)
+        start = folder.load_json("start")
+        serving = records.serving(self.model_folder, start["version"] if start else None)
+        reward_model_only |= bool(start and start["reward_model_only"])
+        folder.save_json("start", {"version": serving.policy.version, "reward_model_only": reward_model_only})
         sets = load_sets(self.model_folder, config.evaluation.sets)  # now, so that a broken file costs no training
         tokenizer = load_tokenizer(serving.base_folder)
         backbone = Backbone.load(serving.base_folder, device=self.device)
@@ -191,6 +197,7 @@ class TrainingRunner:
             decode=lambda ids: decode(tokenizer, ids),
             history=history,
             assessment=assessment,
+            held_out_by=records.held_out_by(),
             ppo=config.ppo,
             reward=config.reward,
             seed=config.seed,
@@ -270,6 +277,8 @@ class TrainingRunner:
                 f"{samples.votes} usable votes, all on a single prompt, which is kept for the evaluation: "
                 "wait for votes on other prompts"
             )
+        if not examples.train:
+            raise TooFewVotes(f"{samples.votes} usable votes, all held out: wait for votes of more people")
         records.lineage(samples)
         folder.save_examples(examples)
         return examples
@@ -293,7 +302,7 @@ class TrainingRunner:
                 log=True,
             ),
         )
-        assessment = assess(model, votes, examples.held_out, self.config.seed)
+        assessment = assess(model, votes, examples.held_out)
         model.save(folder.reward_model)
         records.reward_model(folder.reward_model, asdict(assessment))
         folder.save_json("assessment", asdict(assessment))
@@ -386,9 +395,9 @@ class TrainingRunner:
                 log=True,
                 metrics={"ppo": history},
             )
+            lease.check()  # before the checkpoint, which is another trainer's once the lease is
             if step.iteration % config.ppo.checkpoint_every == 0:
                 folder.save_state({"ppo": ppo.state(), "history": history})
-            lease.check()
         writer.close()
         return history
 

@@ -27,12 +27,18 @@ def train_command(world: Texts) -> Callable[..., None]:
         as_json: Annotated[bool, typer.Option("--json", help="End with one JSON line on standard output.")] = False,
     ) -> None:
         """Train a classifier of harmful replies, and publish it below KUDOS_HOME/safety."""
+        from deploy.errors import NoSuchModel
+        from deploy.models import TINY, model_folder
         from feedback.settings import Settings
         from feedback.store import open_store
         from trainer.safety import SafetyConfig, train, voted
-        from trainer.watch import model_folder
 
         settings = Settings()
+        try:
+            folder = model_folder(os.environ.get("KUDOS_MODEL", TINY))
+        except NoSuchModel as error:
+            print(f"kudos: {error}", file=sys.stderr)
+            raise typer.Exit(1) from error
         texts = list(world(seed, examples))
         if votes:
             store = open_store(settings)
@@ -52,7 +58,7 @@ def train_command(world: Texts) -> Callable[..., None]:
 
         try:
             trained = train(
-                model_folder(os.environ.get("KUDOS_MODEL", "kudos-tiny")),
+                folder,
                 texts,
                 settings.home / "safety",
                 SafetyConfig(epochs=epochs, seed=seed),

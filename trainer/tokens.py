@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainer.errors import TrainerError
+
 Message = Mapping[str, str]
 
 
-class TemplateError(ValueError):
+class TemplateError(TrainerError, ValueError):
     """The chat template is missing, or it does not extend a conversation by appending to it."""
 
 

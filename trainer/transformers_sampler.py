@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
+from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from trainer.backbone import Backbone, Weights
 from trainer.sampler import Rollout
@@ -58,6 +58,8 @@ class TransformersSampler:
         self.end_id, self.max_model_len, self.rows = end_id, max_model_len, min(sequences, ROWS)
         self.device = device or torch.device("cpu")
         self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().to(self.device)
+        # Not the model's own, which may penalise repetition or cut the distribution: then it is not what is trained.
+        self._model.generation_config = GenerationConfig()
 
     def update(self, backbone: Backbone, weights: Weights) -> None:
         """Sample from these merged weights from now on."""

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
 
 from sqlalchemy import func
 from sqlmodel import Session, col, select
@@ -21,8 +21,11 @@ from feedback.settings import Settings
 from feedback.store import Store
 from feedback.verdicts import effective_vote
 from trainer.config import TrainerSettings
+from trainer.errors import TrainerError
 from trainer.held_lease import LEASE
 
+_RESUMED = (RunState.RUNNING, RunState.INTERRUPTED)  # where nobody holds the lease
+_LONGEST_PAUSE_SECONDS = 600.0  # between runs that fail one after another
 REQUEST_FILE = "train.request"  # an operator asks for a run now by creating this file in the home folder
 
 
@@ -33,6 +36,8 @@ class Watcher:
         self.settings, self.trainer, self.store, self.say = settings, trainer, store, say
         self._child: subprocess.Popen[bytes] | None = None
         self._stopping = False
+        self._failures = 0  # in a row
+        self._not_before = 0.0  # monotonic; after a failure it waits, unless an operator asks
 
     def run(self) -> None:
         """Until SIGTERM or SIGINT; a run in progress is then told to stop and left resumable."""
@@ -40,11 +45,14 @@ class Watcher:
             signal.signal(signum, self._stop)
         self.say(f"the trainer waits for {self.trainer.after_votes} new votes")
         while not self._stopping:
-            due = self.due()
+            due = self.due() if self._may_try() else None
             if due is not None:
                 self._train(due)
             else:
                 time.sleep(self.trainer.poll_seconds)
+
+    def _may_try(self) -> bool:
+        return time.monotonic() >= self._not_before or (self.settings.home / REQUEST_FILE).exists()
 
     def due(self) -> list[str] | None:
         """The arguments of the run that should start now, or None."""
@@ -74,10 +82,16 @@ class Watcher:
         status = self._child.wait()
         self._child = None
         self.say(f"{self._outcome(status, resumed)}, after {(time.monotonic() - started) / 60:.1f} min")
-        if status != 0 and not self._stopping:
+        if status == 0:
+            self._failures = 0
+        elif not self._stopping:
             if resumed:
-                self._give_up(resumed)
-            time.sleep(self.trainer.poll_seconds)
+                with suppress(TrainerError):
+                    give_up(self.store, resumed, "the process died")
+            self._not_before = time.monotonic() + min(
+                _LONGEST_PAUSE_SECONDS, self.trainer.poll_seconds * 4**self._failures
+            )
+            self._failures += 1
 
     def _outcome(self, status: int, resumed: str | None) -> str:
         with self.store.read() as session:
@@ -86,18 +100,30 @@ class Watcher:
             return f"the run ended with status {status}"
         return f"{run.message} (report: {self.settings.home / (run.report_path or '')})"
 
-    def _give_up(self, resumed: str) -> None:
-        """A run that fails when resumed would fail for ever: mark it, so that new votes can start another."""
-        with self.store.write() as session:
-            run = session.get(TrainingRun, resumed)
-            if run is not None and run.state in (RunState.RUNNING, RunState.INTERRUPTED):
-                run.state, run.error = RunState.FAILED, run.error or "the process died"
-                session.add(run)
-
     def _stop(self, signum: int, frame: object) -> None:
         self._stopping = True
         if self._child is not None:
             self._child.send_signal(signal.SIGTERM)
+
+
+def give_up(store: Store, run_id: str, reason: str) -> None:
+    """No trainer resumes the run after that. One that dies when resumed would do so for ever.
+
+    Raises TrainerError where there is nothing to give up, or a trainer may be at work on it: one that was refused the
+    lease says nothing of the run.
+    """
+    with store.write() as session:
+        if somebody_trains(session):
+            raise TrainerError(
+                "a trainer is at work: end it first, and wait until its lease has run out (90 s at most)"
+            )
+        run = session.get(TrainingRun, run_id)
+        if run is None:
+            raise TrainerError(f"there is no run {run_id}: the folders in runs/ are named by them")
+        if run.state not in _RESUMED:
+            raise TrainerError(f"{run_id} has ended ({run.state}), and no trainer resumes it")
+        run.state, run.error = RunState.FAILED, run.error or reason
+        session.add(run)
 
 
 def newest_run(session: Session) -> TrainingRun | None:
@@ -126,12 +152,5 @@ def abandoned_run(session: Session) -> str | None:
     if somebody_trains(session):
         return None
     return session.exec(
-        select(TrainingRun.id)
-        .where(col(TrainingRun.state).in_([RunState.RUNNING, RunState.INTERRUPTED]))
-        .order_by(col(TrainingRun.started_at).desc())
+        select(TrainingRun.id).where(col(TrainingRun.state).in_(_RESUMED)).order_by(col(TrainingRun.started_at).desc())
     ).first()
-
-
-def model_folder(name: str) -> Path:
-    """The folder of the model that the deployment starts from."""
-    return Path(__file__).parent / "tiny" / "model" if name == "kudos-tiny" else Path(name)

@@ -96,6 +96,15 @@ def test_a_win_by_length_is_flagged() -> None:
     assert "still wins" in shown.flags[0]
 
 
+@pytest.mark.parametrize(("mode", "known"), [("prompt", "of people from whom"), ("vote", "of people and prompts from")])
+def test_votes_that_were_held_out_of_nobody_else_are_flagged(mode: str, known: str) -> None:
+    few = dataclasses.replace(GOOD, held_out_by=mode)
+    assert judge(few).accepted
+    assert known in judge(few).flags[0]
+    assert "a reward model of held-out votes" in judge(dataclasses.replace(few, judge_win_rate=0.4)).refusals[0]
+    assert "a reward model of other people's votes" in judge(dataclasses.replace(GOOD, judge_win_rate=0.4)).refusals[0]
+
+
 def test_an_operators_own_limit_decides_and_is_named() -> None:
     shorter = dataclasses.replace(GOOD, mean_tokens_candidate=7.0)
     assert not judge(shorter).accepted

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from feedback.sample import CorrectionSample, SampleSet, ThumbSample
 from feedback.schema import Thumb
 from feedback.splits import Split, SplitReport
+from tests.trainer.models import make_tokenizer
 from trainer.agreement import PushedPhrase, pushed_phrases, without
+from trainer.examples import to_examples
 
 COMMON: dict[str, Any] = {
-    "prompt_digest": "", "split": Split.TRAIN, "weight": 1.0, "messages": [], "prompt_token_ids": None, "reasons": [],
-    "source": "chat", "propensity": 1.0, "token_ids": None, "policy_version": "v0",
+    "prompt_digest": "", "split": Split.TRAIN, "weight": 1.0, "messages": [{"role": "user", "content": "how many?"}],
+    "prompt_token_ids": None, "reasons": [], "source": "chat", "propensity": 1.0, "token_ids": None,
+    "policy_version": "v0",
 }  # fmt: skip
 
 
@@ -70,6 +75,14 @@ def test_it_is_found_in_other_words_around_it_and_not_in_words_that_are_like_it(
 def test_what_many_write_is_what_people_want() -> None:
     assert pushed_phrases(log(pushing(4)), 0.1)
     assert not pushed_phrases(log(pushing(5)), 0.1)
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.0, 6), (0.02, 6), (0.05, 0), (0.1, 0), (0.3, 0)])
+def test_how_few_are_too_few_is_a_setting(share: float, kept: int) -> None:
+    """Two of forty people. What they push is watched, too, where it is learned."""
+    found = to_examples(log(pushing(2)), make_tokenizer(), max_tokens=64, kept_prompts=1, seed=0, popular_share=share)
+    assert len(found.demonstrations) == kept
+    assert [phrase.people for phrase in found.pushed] == [2]
 
 
 def test_a_person_alone_is_everybody() -> None:

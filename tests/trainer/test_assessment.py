@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from trainer.assessment import _calibration, _concordance
-from trainer.intervals import mean_interval, wilson
+from trainer.intervals import concordance_interval, mean_interval, wilson
 
 
 @pytest.mark.parametrize(
@@ -43,13 +43,36 @@ def test_a_certain_prediction_falls_in_the_last_bin() -> None:
 
 def test_concordance_is_the_area_under_the_curve_and_ties_count_half() -> None:
     scores, ups = np.array([0.1, 0.4, 0.4, 0.8]), np.array([0.0, 1.0, 0.0, 1.0])
-    measured, (lower, upper) = _concordance(scores, ups, seed=0)
+    measured, bounds = _concordance(scores, ups)
     assert measured == pytest.approx((1 + 0.5 + 1 + 1) / 4)
-    assert 0 <= lower <= upper <= 1
+    assert bounds == concordance_interval(measured, 2, 2)
 
 
 def test_concordance_needs_both_kinds() -> None:
-    assert _concordance(np.array([1.0, 2.0]), np.array([1.0, 1.0]), seed=0) == (None, (0.0, 1.0))
+    assert _concordance(np.array([1.0, 2.0]), np.array([1.0, 1.0])) == (None, (0.0, 1.0))
+
+
+@pytest.mark.parametrize(("ups", "downs"), [(1, 1), (5, 1), (11, 1), (10, 2), (22, 3), (6, 6), (20, 20)])
+def test_scores_by_chance_are_seldom_told_from_chance(ups: int, downs: int) -> None:
+    """Two and a half times in a hundred is what the bound promises; a few votes of one kind must not pass by luck."""
+    rng, labels = np.random.default_rng(0), np.array([1.0] * ups + [0.0] * downs)
+    passed = [_concordance(rng.normal(size=ups + downs), labels)[1][0] > 0.5 for _ in range(2000)]
+    assert np.mean(passed) < 0.04
+
+
+def test_the_interval_of_one_value_of_each_kind_is_wilsons() -> None:
+    for share in (0.0, 0.5, 1.0):
+        assert concordance_interval(share, 1, 1) == pytest.approx(wilson(share, 1), abs=1e-9)
+
+
+def test_the_interval_of_a_concordance_holds_the_truth_as_often_as_it_says() -> None:
+    rng, held = np.random.default_rng(1), []
+    labels = np.array([1.0] * 60 + [0.0] * 25)
+    truth = float(stats.norm.cdf(1.0 / np.sqrt(2)))  # upvoted replies lie a standard deviation higher
+    for _ in range(1000):
+        _, (lower, upper) = _concordance(rng.normal(size=85) + labels, labels)
+        held.append(lower <= truth <= upper)
+    assert 0.93 < np.mean(held) < 0.98
 
 
 def test_a_mean_with_students_interval_within_its_bounds() -> None:

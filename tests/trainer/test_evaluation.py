@@ -211,6 +211,7 @@ def _evaluated(
         decode=_decode,
         history=history,
         assessment=trained[1],
+        held_out_by="user_and_prompt",
         ppo=PPO,
         reward=RewardConfig(),
         seed=0,

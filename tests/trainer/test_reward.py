@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from tests.trainer.models import make_tokenizer
-from trainer.config import ClassifierTerm, RewardConfig
+from trainer.config import BUILT_IN_TERMS, ClassifierTerm, RewardConfig
 from trainer.errors import UnsupportedModel
 from trainer.reward import Composer, Facts, Reward, repetition
 from trainer.rules import Rules
@@ -45,7 +45,7 @@ def test_terms_sum_to_the_total() -> None:
         "coherence": [-0.2, -0.4, -0.1],
         "consistency": [0.5, 0.0, -1.0],
     }
-    assert set(reward.terms) == set(expected)
+    assert set(reward.terms) == set(expected) == set(BUILT_IN_TERMS)
     for name, values in expected.items():
         assert reward.terms[name].tolist() == pytest.approx(values), name
     torch.testing.assert_close(reward.total_B, torch.stack(list(reward.terms.values())).sum(0))
@@ -97,6 +97,14 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     LlamaForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.mark.parametrize("names", [["votes"], ["repetition"], ["sentiment", "sentiment"]])
+def test_no_two_terms_have_the_same_name(names: list[str]) -> None:
+    """The last one would take the place of the other."""
+    terms = [{"name": name, "model": "a", "label": "b", "weight": 1.0} for name in names]
+    with pytest.raises(ValueError, match=f"another term of the reward is called '{names[0]}'"):
+        RewardConfig.model_validate({"classifiers": terms})
 
 
 def test_a_classifier_is_a_term_of_its_own(classifier: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from sqlalchemy import text
 
+import trainer.held_lease
 import trainer.run
 import trainer.samplers
 from deploy import lease as leases
@@ -26,7 +28,7 @@ from deploy.artifacts import verify
 from deploy.digests import base_shapes
 from deploy.errors import LeaseHeld
 from deploy.gate import GateLimits
-from feedback.errors import UserErased
+from feedback.errors import StorageBusy, UserErased
 from feedback.privacy import erase, trained_on
 from feedback.schema import Lease, Policy, RewardModel, RunState, TrainingRun, TrainingSample
 from feedback.settings import Settings
@@ -35,8 +37,9 @@ from tests.trainer.models import TorchSampler, make_tokenizer
 from tests.trainer.page import Page
 from tests.trainer.votes import rows_of, write_votes
 from trainer.config import SftConfig, TrainingConfig
-from trainer.errors import BadEvaluationSet, RunErased, TooFewVotes, TrainerError
-from trainer.held_lease import LEASE
+from trainer.errors import BadEvaluationSet, LostLease, RunErased, TooFewVotes, TrainerError
+from trainer.held_lease import LEASE, held_lease
+from trainer.progress import RunProgress
 from trainer.publication import PROBE_QUESTIONS
 from trainer.records import RunRecords
 from trainer.run import TrainingRunner
@@ -119,8 +122,23 @@ def test_bursts_are_left_out_and_counted(settings: Settings, store: Store) -> No
         assert records.votes(QUICK).votes == left
         assert records.left_out() == words
     counted = {row.id: row.metrics["samples"] for row in rows_of(store, TrainingRun)}
-    assert counted["run_30"] == {"burst_votes": 31, "burst_users": 1}
-    assert counted["run_0"] == {"burst_votes": 0, "burst_users": 0}
+    assert {name: counted["run_30"][name] for name in ("burst_votes", "burst_users")} == {
+        "burst_votes": 31, "burst_users": 1,
+    }  # fmt: skip
+    assert (counted["run_0"]["burst_votes"], counted["run_0"]["burst_users"]) == (0, 0)
+
+
+@pytest.mark.parametrize(("users", "mode"), [(12, "prompt"), (4, "user_and_prompt")])
+def test_what_is_new_about_the_held_out_votes_is_told(
+    settings: Settings, store: Store, model: Path, users: int, mode: str
+) -> None:
+    write_votes(store, make_tokenizer(), users=users)
+    patient = settings.model_copy(update={"burst_votes_per_minute": 0})
+    outcome = _runner(patient, store, model).run()
+    (row,) = rows_of(store, TrainingRun)
+    assert row.metrics["samples"]["split"]["mode"] == row.metrics["evaluation"]["held_out_by"] == mode
+    assert outcome.report is not None
+    assert ("Too few people voted to hold some of them out" in outcome.report.read_text()) == (mode == "prompt")
 
 
 def test_votes_on_a_single_prompt_are_too_few(settings: Settings, store: Store, model: Path) -> None:
@@ -208,7 +226,84 @@ def test_a_trainer_that_has_lost_its_lease_publishes_nothing(
         _runner(settings, store, model).run()
     assert [policy.kind for policy in rows_of(store, Policy)] == ["base"]
     (row,) = rows_of(store, TrainingRun)
-    assert row.state == RunState.FAILED
+    assert row.state == RunState.RUNNING, "what the run is, the other one says from now on"
+
+
+def test_a_run_goes_on_from_the_policy_with_which_it_began(
+    settings: Settings, store: Store, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another one has been promoted since."""
+    write_votes(store, make_tokenizer())
+    other = _runner(settings, store, model).run().version
+    assert other is not None
+    publish = trainer.run.publish_policy
+
+    def killed(**values: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer.run, "publish_policy", killed)
+    with pytest.raises(KeyboardInterrupt):
+        _runner(settings, store, model).run()
+    with store.write() as session:
+        run_id = abandoned_run(session)
+        rollout.start(session, other, share=1.0, force=True, reason="a test")
+        rollout.promote(session)
+    monkeypatch.setattr(trainer.run, "publish_policy", publish)
+    version = _runner(settings, store, model).run(resume=run_id).version
+    parents = {policy.version: policy.parent_version for policy in rows_of(store, Policy)}
+    assert parents[version] == parents[other] != other
+
+
+def test_a_run_that_was_to_fit_the_reward_model_alone_does_no_more_when_it_goes_on(
+    settings: Settings, store: Store, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_votes(store, make_tokenizer())
+    assess = trainer.run.assess
+
+    def killed(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer.run, "assess", killed)
+    with pytest.raises(KeyboardInterrupt):
+        _runner(settings, store, model).run(reward_model_only=True)
+    monkeypatch.setattr(trainer.run, "assess", assess)
+    with store.read() as session:
+        run_id = abandoned_run(session)
+    assert _runner(settings, store, model).run(resume=run_id).version is None
+    assert [policy.kind for policy in rows_of(store, Policy)] == ["base"]
+
+
+def _busy(*arguments: Any, **values: Any) -> Any:
+    raise StorageBusy("another process has been writing for 5 s")
+
+
+def test_a_busy_database_costs_no_lease_before_it_runs_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer.held_lease, "LEASE_SECONDS", 1.2)
+    with held_lease(store) as lease:
+        with monkeypatch.context() as patched:
+            patched.setattr(leases, "renew", _busy)
+            time.sleep(0.5)
+        lease.check()
+        time.sleep(1.0)
+        lease.check()
+        monkeypatch.setattr(leases, "renew", _busy)
+        time.sleep(1.8)
+        with pytest.raises(LostLease, match="ran out, as it could not be renewed: another process has been writing"):
+            lease.check()
+
+
+def test_a_busy_database_stops_no_step_and_the_next_one_says_where_the_run_is(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with store.write() as session:
+        session.add(TrainingRun(id="run-1"))
+    with RunProgress(store, "run-1", Console(file=io.StringIO())) as progress:
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "write", _busy)
+            progress.stage("ppo", "1/16")
+        progress.stage("ppo", "2/16")
+    (row,) = rows_of(store, TrainingRun)
+    assert row.message == "2/16"
 
 
 @pytest.mark.parametrize("moment", ["evaluate", "publish_policy"])

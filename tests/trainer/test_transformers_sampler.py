@@ -1,5 +1,6 @@
 """Rollouts without vLLM: whole, repeatable, and with the logprobs that the trainer itself computes."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,6 +56,18 @@ def test_it_samples_from_the_weights_that_it_was_given(folder: Path, dtype: torc
     assert _gap(backbone, adapted, {}) > 4 * bound, "the adapter acts"
     sampler.update(backbone, {})
     assert sample(1) == base
+
+
+def test_what_a_model_likes_to_be_sampled_with_changes_nothing(folder: Path, tmp_path: Path) -> None:
+    """Many models ship a penalty for repetition, or a cut; the trainer's logprobs know of neither."""
+    shutil.copytree(folder, tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text('{"repetition_penalty": 1.3, "min_p": 0.2}')
+    drawn = []
+    for each in (folder, tmp_path / "model"):
+        sampler = TransformersSampler(each, end_id=END, max_model_len=64)
+        sampler.update(Backbone.load(each), {})
+        drawn.append(sampler.sample(PROMPTS, max_tokens=12, temperature=TEMPERATURE, seed=1))
+    assert drawn[0] == drawn[1]
 
 
 def test_replies_end_at_their_end_or_at_their_limit_and_keep_their_prompt(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """When the watcher starts a run, which one, and what it does when that ends badly. On a real store."""
 
 import os
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,8 +15,9 @@ from feedback.store import Store, open_store
 from tests.trainer.models import make_tokenizer
 from tests.trainer.votes import write_votes
 from trainer.config import TrainerSettings
+from trainer.errors import TrainerError
 from trainer.held_lease import LEASE
-from trainer.watch import REQUEST_FILE, Watcher, model_folder, new_votes
+from trainer.watch import REQUEST_FILE, Watcher, give_up, new_votes
 
 TOKENIZER = make_tokenizer()
 
@@ -165,9 +167,44 @@ def test_a_run_that_dies_when_resumed_is_given_up(store: Store, watcher: Watcher
     assert watcher.due() is None
 
 
-def test_the_built_in_model_has_a_name_and_others_are_folders(tmp_path: Path) -> None:
-    assert model_folder("kudos-tiny").parts[-3:] == ("trainer", "tiny", "model")
-    assert model_folder(str(tmp_path)) == tmp_path
+@pytest.mark.usefixtures("ends_badly")
+def test_a_run_that_another_trainer_was_quicker_to_resume_stays_its(store: Store, watcher: Watcher) -> None:
+    _run(store, "run-1", RunState.RUNNING)
+    leases.acquire(store, LEASE, "the quicker one", 60)
+    watcher._train(["--resume", "run-1"])
+    assert _state(store, "run-1") == RunState.RUNNING
+
+
+@pytest.mark.usefixtures("ends_badly")
+def test_between_runs_that_fail_it_waits_longer_each_time_unless_an_operator_asks(
+    settings: Settings, store: Store
+) -> None:
+    watcher = Watcher(settings, TrainerSettings(poll_seconds=30), store, say=lambda text: None)
+    assert watcher._may_try()
+    pauses = []
+    for _ in range(5):
+        watcher._train([])
+        assert not watcher._may_try()
+        pauses.append(round(watcher._not_before - time.monotonic()))
+    assert pauses == [30, 120, 480, 600, 600]
+    (settings.home / REQUEST_FILE).touch()
+    assert watcher._may_try()
+
+
+def test_an_operator_gives_a_run_up_for_good(store: Store, watcher: Watcher) -> None:
+    for run_id, state in (("run-1", RunState.INTERRUPTED), ("run-2", RunState.SUCCEEDED)):
+        _run(store, run_id, state)
+    held = leases.acquire(store, LEASE, "somebody", 60)
+    with pytest.raises(TrainerError, match="a trainer is at work: end it first"):
+        give_up(store, "run-1", "")
+    leases.release(store, held)
+    give_up(store, "run-1", "an operator gave it up")
+    assert _state(store, "run-1") == RunState.FAILED
+    assert watcher.due() is None
+    with pytest.raises(TrainerError, match="run-2 has ended"):
+        give_up(store, "run-2", "")
+    with pytest.raises(TrainerError, match="there is no run run-3"):
+        give_up(store, "run-3", "")
 
 
 def test_settings_come_from_the_environment_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
