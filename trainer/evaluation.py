@@ -19,7 +19,7 @@ from feedback.refusals import refuses
 from trainer.agreement import PushedPhrase
 from trainer.assessment import Assessment
 from trainer.backbone import Backbone
-from trainer.config import PpoConfig, RewardConfig
+from trainer.config import PpoConfig
 from trainer.evaluation_sets import Case, EvaluationSet
 from trainer.examples import Demonstration
 from trainer.intervals import mean_interval, rise
@@ -27,6 +27,7 @@ from trainer.logprobs import score_logprobs
 from trainer.overlap import overlap
 from trainer.reward import repetition
 from trainer.reward_model import RewardModel
+from trainer.rules import Rules
 from trainer.sampler import Rollout, Samples
 
 REPETITIVE = 0.2  # share of repeated 3-grams above which a reply counts as repeating itself
@@ -41,13 +42,31 @@ class Judges:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What both policies are asked.
+
+    prompts: those kept from training, each `replies_per_prompt` times. references: what held-out people wrote in a
+    reply's place. sets: whose cases `render` makes prompts of, each `set_replies` times.
+    """
+
+    prompts: Sequence[list[int]]
+    replies_per_prompt: int
+    references: Sequence[Demonstration]
+    sets: Sequence[EvaluationSet]
+    set_replies: int
+    render: Callable[[Case], list[int]]
+
+
+@dataclass(frozen=True)
 class Side:
-    """One policy's replies to the kept prompts, K for each prompt, in the prompts' order."""
+    """What one policy answers: to the kept prompts, K for each, in the prompts' order; to the sets' cases, likewise."""
 
     rollouts: list[Rollout]
     texts: list[str]
     scores: np.ndarray  # ensemble mean, one per reply
     held_out_scores: np.ndarray | None  # by the second judge
+    set_texts: list[list[str]]
+    overlap: dict[str, float]  # with the references; empty without any
 
 
 @dataclass(frozen=True)
@@ -57,6 +76,49 @@ class Evaluation:
     serving: Side
 
 
+@dataclass(frozen=True)
+class Interview:
+    """Asks one policy after the other the same."""
+
+    backbone: Backbone
+    sampler: Samples
+    judges: Judges
+    decode: Callable[[Sequence[int]], str]
+    ppo: PpoConfig
+    asked: Asked
+
+    def side(self, weights: dict[str, Tensor], *, seed: int, set_seed: int, reference_seed: int) -> Side:
+        """weights: merged; empty, the backbone itself."""
+        asked = self.asked
+        self.sampler.update(self.backbone, weights)
+        rollouts = self._sample([prompt for prompt in asked.prompts for _ in range(asked.replies_per_prompt)], seed)
+        cases = [asked.render(case) for each in asked.sets for case in each.cases for _ in range(asked.set_replies)]
+        said = iter(self._texts(self._sample(cases, set_seed) if cases else []))
+        return Side(
+            rollouts=rollouts,
+            texts=self._texts(rollouts),
+            scores=_scores(self.judges.trained, rollouts),
+            held_out_scores=_scores(self.judges.held_out, rollouts) if self.judges.held_out else None,
+            set_texts=[[next(said) for _ in range(len(each.cases) * asked.set_replies)] for each in asked.sets],
+            overlap=self._overlap(reference_seed),
+        )
+
+    def _overlap(self, seed: int) -> dict[str, float]:
+        references = self.asked.references
+        if not references:
+            return {}
+        rollouts = self._sample([reference.prompt for reference in references], seed)
+        return overlap(self._texts(rollouts), [self.decode(reference.reply) for reference in references])
+
+    def _sample(self, prompts: list[list[int]], seed: int) -> list[Rollout]:
+        return self.sampler.sample(
+            prompts, max_tokens=self.ppo.response_tokens, temperature=self.ppo.temperature, seed=seed
+        )
+
+    def _texts(self, rollouts: Sequence[Rollout]) -> list[str]:
+        return [self.decode(rollout.reply) for rollout in rollouts]
+
+
 def evaluate(
     *,
     backbone: Backbone,
@@ -64,72 +126,35 @@ def evaluate(
     judges: Judges,
     candidate: dict[str, Tensor],
     serving: dict[str, Tensor],
-    prompts: Sequence[list[int]],
-    references: Sequence[Demonstration],
+    asked: Asked,
     pushed: Sequence[PushedPhrase],
-    replies_per_prompt: int,
-    sets: Sequence[EvaluationSet],
-    set_replies: int,
-    render: Callable[[Case], list[int]],
     decode: Callable[[Sequence[int]], str],
     history: Sequence[Mapping[str, float]],
     assessment: Assessment,
     held_out_by: str,
     ppo: PpoConfig,
-    reward: RewardConfig,
+    rules: Rules,
     seed: int,
 ) -> Evaluation:
-    """`candidate` and `serving` are merged weights (empty: the backbone itself). references: what held-out people wrote
-    in a reply's place. pushed: phrases that a few people write into their corrections. render: the prompt of a set's
-    case. history: a row for each iteration of PPO."""
-    repeated = [prompt for prompt in prompts for _ in range(replies_per_prompt)]
-
-    def answer(weights: dict[str, Tensor], seed: int) -> Side:
-        sampler.update(backbone, weights)
-        rollouts = sampler.sample(repeated, max_tokens=ppo.response_tokens, temperature=ppo.temperature, seed=seed)
-        scores, other = (
-            None if model is None else _scores(model, rollouts) for model in (judges.trained, judges.held_out)
-        )
-        assert scores is not None
-        return Side(rollouts, [decode(r.reply) for r in rollouts], scores, other)
-
-    def words_shared(weights: dict[str, Tensor]) -> dict[str, float]:
-        sampler.update(backbone, weights)
-        asked = [reference.prompt for reference in references]
-        rollouts = sampler.sample(asked, max_tokens=ppo.response_tokens, temperature=ppo.temperature, seed=seed + 3)
-        return overlap([decode(r.reply) for r in rollouts], [decode(reference.reply) for reference in references])
-
-    def answer_sets(weights: dict[str, Tensor], seed: int) -> list[list[str]]:
-        sampler.update(backbone, weights)
-        asked = [render(case) for each in sets for case in each.cases for _ in range(set_replies)]
-        rollouts = sampler.sample(asked, max_tokens=ppo.response_tokens, temperature=ppo.temperature, seed=seed)
-        texts = iter([decode(r.reply) for r in rollouts])
-        return [[next(texts) for _ in range(len(each.cases) * set_replies)] for each in sets]
-
-    new, old = answer(candidate, seed + 1), answer(serving, seed + 2)
-    on_sets = zip(sets, answer_sets(candidate, seed + 5), answer_sets(serving, seed + 6), strict=True) if sets else ()
-    wins_PKK = _wins(new.scores, old.scores, replies_per_prompt)
+    """`candidate` and `serving` are merged weights (empty: the backbone itself). pushed: phrases that a few people
+    write into their corrections. history: a row for each iteration of PPO. rules: whose breach is a safety flag."""
+    interview = Interview(backbone, sampler, judges, decode, ppo, asked)
+    new = interview.side(candidate, seed=seed + 1, set_seed=seed + 5, reference_seed=seed + 3)
+    old = interview.side(serving, seed=seed + 2, set_seed=seed + 6, reference_seed=seed + 3)
+    wins_PKK = _wins(new.scores, old.scores, asked.replies_per_prompt)
     mean, lower, upper = mean_interval(wins_PKK.mean((1, 2)))
     kl_nats = -_total_logprob(backbone, new.rollouts, {}, ppo.temperature).mean().item()
     kl_nats += _total_logprob(backbone, new.rollouts, candidate, ppo.temperature).mean().item()
     tokens = sum(len(r.reply) for r in new.rollouts)
     perplexity = math.exp(-_total_logprob(backbone, new.rollouts, serving, 1.0).sum().item() / tokens)
     report = EvaluationReport(
-        prompts=len(prompts),
+        prompts=len(asked.prompts),
         win_rate=mean,
         win_rate_lower=lower,
         win_rate_upper=upper,
         kl_nats=kl_nats,
-        mean_tokens_candidate=_mean(len(r.reply) for r in new.rollouts),
-        mean_tokens_serving=_mean(len(r.reply) for r in old.rollouts),
-        refusal_rate_candidate=_mean(refuses(text) for text in new.texts),
-        refusal_rate_serving=_mean(refuses(text) for text in old.texts),
-        repetition_rate_candidate=_mean(repetition(r.reply) > REPETITIVE for r in new.rollouts),
-        repetition_rate_serving=_mean(repetition(r.reply) > REPETITIVE for r in old.rollouts),
-        safety_flag_rate_candidate=_mean(bool(reward.rules.broken(text)) for text in new.texts),
-        safety_flag_rate_serving=_mean(bool(reward.rules.broken(text)) for text in old.texts),
-        pushed_phrase_rate_candidate=_mean(any(phrase.in_text(text) for phrase in pushed) for text in new.texts),
-        pushed_phrase_rate_serving=_mean(any(phrase.in_text(text) for phrase in pushed) for text in old.texts),
+        **_rates(new, "candidate", rules, pushed),
+        **_rates(old, "serving", rules, pushed),
         perplexity=perplexity,
         reward_gain=float(new.scores.mean() - old.scores.mean()),
         held_out_accuracy=assessment.accuracy,
@@ -137,18 +162,33 @@ def evaluate(
         held_out_accuracy_upper=assessment.upper,
         held_out_by=held_out_by,
         win_rate_at_equal_length=_at_equal_length(wins_PKK, new, old),
-        **_by_the_other(new, old, replies_per_prompt),
+        **_by_the_other(new, old, asked.replies_per_prompt),
         **_trends(history),
-        sets={each.name: each.rates(ours, theirs, set_replies) for each, ours, theirs in on_sets},
+        sets={
+            each.name: each.rates(ours, theirs, asked.set_replies)
+            for each, ours, theirs in zip(asked.sets, new.set_texts, old.set_texts, strict=True)
+        },
         extra={
             "accuracy_measured_on": assessment.measured_on,
             "calibration_error": assessment.calibration_error,
-            "references": len(references),
+            "references": len(asked.references),
             "pushed_phrases": [f"{phrase.text} ({phrase.people} people)" for phrase in pushed],
         }
-        | ({"candidate": words_shared(candidate), "serving": words_shared(serving)} if references else {}),
+        | ({"candidate": new.overlap, "serving": old.overlap} if asked.references else {}),
     )
     return Evaluation(report, new, old)
+
+
+def _rates(side: Side, name: str, rules: Rules, pushed: Sequence[PushedPhrase]) -> dict[str, float]:
+    """What can be counted in one policy's replies, under the report's names."""
+    rates = {
+        "mean_tokens": _mean(len(r.reply) for r in side.rollouts),
+        "refusal_rate": _mean(refuses(text) for text in side.texts),
+        "repetition_rate": _mean(repetition(r.reply) > REPETITIVE for r in side.rollouts),
+        "safety_flag_rate": _mean(bool(rules.broken(text)) for text in side.texts),
+        "pushed_phrase_rate": _mean(any(phrase.in_text(text) for phrase in pushed) for text in side.texts),
+    }
+    return {f"{rate}_{name}": value for rate, value in rates.items()}
 
 
 def _scores(model: RewardModel, rollouts: Sequence[Rollout]) -> np.ndarray:

@@ -46,7 +46,8 @@ def policy_loss(
         losses = losses * importance_BR
     with torch.no_grad():
         clip_fraction = masked_mean((clipped > plain).to(ratio.dtype), mask_BR, count)
-        approx_kl = masked_mean(ratio - 1 - log_ratio, mask_BR, count)
+        _, _, k3_BR = kl_estimates(log_ratio)
+        approx_kl = masked_mean(k3_BR, mask_BR, count)
         ratio_max = (ratio * mask_BR).max()
     return PolicyLoss(masked_mean(losses, mask_BR, count), clip_fraction, approx_kl, ratio_max)
 

@@ -31,7 +31,7 @@ from trainer.checkpoint import RunFolder
 from trainer.config import TrainingConfig
 from trainer.device import pick_device
 from trainer.errors import LostLease, TooFewVotes
-from trainer.evaluation import Judges, evaluate
+from trainer.evaluation import Asked, Judges, evaluate
 from trainer.evaluation_sets import load_sets
 from trainer.examples import Examples, to_examples
 from trainer.held_lease import HeldLease, held_lease
@@ -187,19 +187,21 @@ class TrainingRunner:
             judges=judges,
             candidate=weights,
             serving=serving_weights,
-            prompts=examples.kept_prompts,
-            references=examples.held_out_demonstrations,
+            asked=Asked(
+                prompts=examples.kept_prompts,
+                replies_per_prompt=config.evaluation.replies_per_prompt,
+                references=examples.held_out_demonstrations,
+                sets=sets,
+                set_replies=config.evaluation.set_replies,
+                render=lambda case: render_prompt(tokenizer, case.as_dicts())[-self._max_tokens(backbone) :],
+            ),
             pushed=examples.pushed,
-            replies_per_prompt=config.evaluation.replies_per_prompt,
-            sets=sets,
-            set_replies=config.evaluation.set_replies,
-            render=lambda case: render_prompt(tokenizer, case.as_dicts())[-self._max_tokens(backbone) :],
             decode=lambda ids: decode(tokenizer, ids),
             history=history,
             assessment=assessment,
             held_out_by=records.held_out_by(),
             ppo=config.ppo,
-            reward=config.reward,
+            rules=config.reward.rules,
             seed=config.seed,
         )
         verdict = judge(evaluation.report, config.gate)

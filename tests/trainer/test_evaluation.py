@@ -19,7 +19,7 @@ from trainer.agreement import PushedPhrase
 from trainer.assessment import Assessment, assess
 from trainer.backbone import Backbone
 from trainer.config import LoraConfig, PpoConfig, RewardConfig, RewardModelConfig, SftConfig
-from trainer.evaluation import Judges, evaluate
+from trainer.evaluation import Asked, Judges, evaluate
 from trainer.evaluation_sets import Case, EvaluationSet
 from trainer.examples import Demonstration, PairExample
 from trainer.iteration import as_row
@@ -27,6 +27,7 @@ from trainer.likelihood import LEFT, RIGHT
 from trainer.lora import LoraAdapter
 from trainer.ppo import Ppo
 from trainer.reward_model import RewardModel, fit
+from trainer.rules import Rules
 from trainer.sft import imitate
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
@@ -201,19 +202,21 @@ def _evaluated(
         judges=Judges(trained[0], held_out),
         candidate=_merged(candidate),
         serving=_merged(serving),
-        prompts=PROMPTS,
-        references=[Demonstration(prompt, [FAVOURITE, END], 1.0) for prompt in PROMPTS],
+        asked=Asked(
+            prompts=PROMPTS,
+            replies_per_prompt=4,
+            references=[Demonstration(prompt, [FAVOURITE, END], 1.0) for prompt in PROMPTS],
+            sets=[SAYS_IT, NEVER_SAYS_IT],
+            set_replies=4,
+            render=lambda case: [int(number) for number in case.messages[-1].content.split()],
+        ),
         pushed=[PushedPhrase((str(FAVOURITE), "21", "22"), 2, 9)],
-        replies_per_prompt=4,
-        sets=[SAYS_IT, NEVER_SAYS_IT],
-        set_replies=4,
-        render=lambda case: [int(number) for number in case.messages[-1].content.split()],
         decode=_decode,
         history=history,
         assessment=trained[1],
         held_out_by="user_and_prompt",
         ppo=PPO,
-        reward=RewardConfig(),
+        rules=Rules(),
         seed=0,
     ).report
 
