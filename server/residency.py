@@ -186,10 +186,7 @@ class Residency:
             await self._unfold()
         elif wanted.base != self.weights and not stays_folded and self._may_try(wanted.base):
             await self._swap(wanted.policies[wanted.base])
-        if wanted.base == self.weights:
-            for version in wanted.adapters:
-                if version not in self.held and self._may_try(version):
-                    await self._take(wanted.policies[version])
+        await self._take_own()
         self.serving = self._what_serves()
         if wanted.base == self.weights:
             await self._fold_when_ripe()
@@ -217,6 +214,12 @@ class Residency:
         retry_at = time.monotonic() + _RETRY_SECONDS if passing else None
         self.problems[version] = Problem(str(error) or type(error).__name__, retry_at)
         log.error("policy %s is not served: %s", version, error)
+
+    async def _take_own(self) -> None:
+        """The adapters on the weights that are there, also while others are wanted that cannot be had."""
+        for version, policy in self.wanted.policies.items():
+            if policy.base == self.weights != version and version not in self.held and self._may_try(version):
+                await self._take(policy)
 
     async def _take(self, policy: WantedPolicy) -> None:
         """One adapter: verify, load, prove, and only then hold."""
@@ -259,6 +262,8 @@ class Residency:
                 self._problem(policy.version, error)
                 metrics.policy_swaps_total.labels(policy.kind.value, _result(error)).inc()
                 await self._return_to(before)
+                await self._take_own()  # before anybody's turn begins: what served goes on serving
+                self.serving = self._what_serves()
 
     async def _exchange(self, version: str, folder: Path, probe: Probe | None, policy: WantedPolicy | None) -> None:
         with _phase("load"):

@@ -234,6 +234,28 @@ def test_a_probe_that_does_not_match_is_refused(replica: Running, kind: PolicyKi
     assert traffic.failures == []
 
 
+def test_a_full_checkpoint_that_cannot_be_proved_leaves_the_promoted_adapter_serving(replica: Running) -> None:
+    adapter = publish(replica, seed=21, size=0.05)
+    honest = publish(replica, PolicyKind.FULL, seed=22)
+    liar = republish(replica, adapter, honest)
+    with replica.client() as client, crowd(replica, 4) as traffic:
+        start(client, adapter.version, 1.0)
+        wait_for(lambda: holds(client)["serving"] == adapter.version, SECONDS, "the adapter to serve")
+        assert client.post("/v1/rollouts/current/promote").status_code == 200
+        asked_before = traffic.finished + 12
+        wait_for(lambda: traffic.finished > asked_before, SECONDS, "what the base had begun to end")
+        traffic.versions.clear()
+        start(client, liar.version, 1.0)
+        problem = wait_for(lambda: holds(client)["problems"].get(liar.version), SECONDS, "the probe to fail")
+        assert problem.startswith("NotProved")
+        assert ask(client, max_tokens=2)["system_fingerprint"] == adapter.version
+        assert client.post("/v1/rollouts/current/rollback").status_code == 200
+        assert ask(client, max_tokens=2)["system_fingerprint"] == adapter.version
+        assert not any(version.startswith("v0-") for version in traffic.versions), "the base answered somebody"
+        assert client.post("/v1/rollouts/current/rollback").status_code == 200
+    assert traffic.failures == []
+
+
 def republish(replica: Running, probe_of: Published, weights_of: Published) -> Published:
     """A policy that is published properly, with the weights of one and the probe of the other."""
     from deploy import policies
