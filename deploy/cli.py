@@ -297,24 +297,28 @@ def rollout_start(
     reason: Reason = "",
     dry_run: DryRun = False,
 ) -> None:
-    """Let a policy meet a share of users (5 % unless told otherwise), or at first nobody."""
+    """Let a policy meet a share of users (unset: the first of KUDOS_ROLLOUT_STEPS), or at first nobody."""
     from deploy import rollout
+    from deploy.settings import read_plan
 
+    how: dict[str, Any] = {"reason": reason, "force": force, "shadow": shadow, "steps": read_plan().steps}
     _decide(
         dry_run,
-        lambda session: rollout.plan_start(session, version, share, reason=reason, force=force, shadow=shadow),
-        lambda session: rollout.start(session, version, share, _actor(), reason=reason, force=force, shadow=shadow),
+        lambda session: rollout.plan_start(session, version, share, **how),
+        lambda session: rollout.start(session, version, share, _actor(), **how),
     )
 
 
 def rollout_advance(share: Share = None, reason: Reason = "", dry_run: DryRun = False) -> None:
     """Take the candidate to its next step; after the last one it is promoted."""
     from deploy import rollout
+    from deploy.settings import read_plan
 
+    steps = read_plan().steps
     _decide(
         dry_run,
-        lambda session: rollout.plan_advance(session, share),
-        lambda session: rollout.advance(session, _actor(), reason, share=share),
+        lambda session: rollout.plan_advance(session, share, steps),
+        lambda session: rollout.advance(session, _actor(), reason, share=share, steps=steps),
     )
 
 

@@ -186,13 +186,15 @@ def start(
     reason: str = "",
     force: bool = False,
     shadow: bool = False,
+    steps: Sequence[float] = STEPS,
 ) -> Rollout:
     """Let an accepted policy meet `share` of users. `force` lets one in that the gate has not accepted; say why.
 
-    `shadow`: nobody meets it yet; it answers some prompts in the background.
+    `shadow`: nobody meets it yet; it answers some prompts in the background. `steps`: the first of them is the share
+    where none is named.
     """
     alone(session)
-    plan = plan_start(session, version, share, reason=reason, force=force, shadow=shadow)
+    plan = plan_start(session, version, share, reason=reason, force=force, shadow=shadow, steps=steps)
     forced = force and get(session, version).state != PolicyState.ACCEPTED
     rollout = Rollout(
         state=plan.to_state,
@@ -217,6 +219,7 @@ def plan_start(
     reason: str = "",
     force: bool = False,
     shadow: bool = False,
+    steps: Sequence[float] = STEPS,
 ) -> Plan:
     candidate, running = get(session, version), current(session)
     if running is not None and running.state in UNDER_WAY:
@@ -234,7 +237,7 @@ def plan_start(
     if shadow:
         return _plan_shadow(version, stable.version, share, swaps=swaps)
     if share is None:
-        share = 1.0 if swaps else STEPS[0]
+        share = 1.0 if swaps else steps[0]
     if not 0.0 < share <= 1.0:
         raise RolloutRefused(f"the share must be above 0 and at most 1, not {share:g}")
     if swaps and share < 1.0:
@@ -255,19 +258,27 @@ def _plan_shadow(version: str, stable: str, share: float | None, *, swaps: bool)
     return Plan(Action.SHADOW, version, stable, 0.0, 0.0, _next_state(None, Action.SHADOW), swaps_base=False)
 
 
-def advance(session: Session, actor: str = "operator", reason: str = "", *, share: float | None = None) -> Rollout:
-    """To the next step (or to `share`, which must be larger); from share 1 to promoted."""
+def advance(
+    session: Session,
+    actor: str = "operator",
+    reason: str = "",
+    *,
+    share: float | None = None,
+    steps: Sequence[float] = STEPS,
+) -> Rollout:
+    """To the next of `steps` (or to `share`, which must be larger); from share 1 to promoted."""
     alone(session)
-    return _apply(session, plan_advance(session, share), actor, reason)
+    return _apply(session, plan_advance(session, share, steps), actor, reason)
 
 
-def plan_advance(session: Session, share: float | None = None) -> Plan:
+def plan_advance(session: Session, share: float | None = None, steps: Sequence[float] = STEPS) -> Plan:
     rollout = _live(session, Action.ADVANCE)
     if share is not None and not rollout.share < share <= 1.0:
         raise RolloutRefused(f"advance goes up: the share is {rollout.share:g}, so it cannot become {share:g}")
     if rollout.share >= 1.0:
         return plan_promote(session)
-    return _plan(session, rollout, Action.ADVANCE, share or min(step for step in STEPS if step > rollout.share))
+    following = min((step for step in steps if step > rollout.share), default=1.0)
+    return _plan(session, rollout, Action.ADVANCE, share or following)
 
 
 def promote(session: Session, actor: str = "operator", reason: str = "") -> Rollout:

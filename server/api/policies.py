@@ -38,7 +38,7 @@ async def all_policies(request: Request) -> dict[str, Any]:
     services = services_of(request)
     await services.identity(request, Scope.OPERATOR)
     rows = await services.read(lambda session: [_policy(row) for row in policies.everything(session)])
-    return {"object": "list", "data": rows, "wanted": _wanted(services)}
+    return {"object": "list", "data": rows, "wanted": _wanted(services), "steps": services.plan.steps}
 
 
 @router.get("/policies/{version}", response_model=shapes.PolicyWithLineage)

@@ -79,15 +79,17 @@ async def start_rollout(request: Request) -> dict[str, Any]:
     `force` passes over the gate's verdict, and is recorded.
     """
     body = await _asked(request, StartBody)
+    how: dict[str, Any] = {
+        "reason": body.reason,
+        "force": body.force,
+        "shadow": body.shadow,
+        "steps": services_of(request).plan.steps,
+    }
     return await _decide(
         request,
         body,
-        lambda session: rollout.plan_start(
-            session, body.version, body.share, reason=body.reason, force=body.force, shadow=body.shadow
-        ),
-        lambda session, actor: rollout.start(
-            session, body.version, body.share, actor, reason=body.reason, force=body.force, shadow=body.shadow
-        ),
+        lambda session: rollout.plan_start(session, body.version, body.share, **how),
+        lambda session, actor: rollout.start(session, body.version, body.share, actor, **how),
     )
 
 
@@ -123,11 +125,12 @@ async def rollout_events(
 async def advance(request: Request) -> dict[str, Any]:
     """The next share of users, or the one that is named."""
     body = await _asked(request, StepBody)
+    steps = services_of(request).plan.steps
     return await _decide(
         request,
         body,
-        lambda session: rollout.plan_advance(session, body.share),
-        lambda session, actor: rollout.advance(session, actor, body.reason, share=body.share),
+        lambda session: rollout.plan_advance(session, body.share, steps),
+        lambda session, actor: rollout.advance(session, actor, body.reason, share=body.share, steps=steps),
     )
 
 

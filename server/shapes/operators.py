@@ -77,11 +77,14 @@ class Policies(Shape):
                 "folded": None,
                 "problems": {},
             },
+            "steps": [0.05, 0.25, 0.5, 1.0],
         }
     )
     object: Literal["list"]
     data: list[Policy]
     wanted: WantedPolicies
+    steps: list[float]
+    """Shares of users that a candidate takes, one after another."""
 
 
 class SampleCount(Shape):

@@ -8,14 +8,13 @@ import { ask, SHADOW } from "./ops_act.js";
 import { card, chip, facts, nothing, policyLink, runLink, sentenceOf, stateChip, table } from "./ops_parts.js";
 import { interval } from "./plots.js";
 
-const STEPS = [0.05, 0.25, 0.5, 1];
 const NOT_MEASURES = new Set(["flags", "extra"]);
 
 export async function load(version) {
   if (!version) return api.policies();
-  const [one, { wanted }] = await Promise.all([api.policy(version), api.policies()]);
+  const [one, { wanted, steps }] = await Promise.all([api.policy(version), api.policies()]);
   const run = one.lineage.run_id ? await api.run(one.lineage.run_id) : null;
-  return { one, wanted, reportUrl: run?.report_url ?? null };
+  return { one, wanted, steps, reportUrl: run?.report_url ?? null };
 }
 
 /** A link to the report is signed anew each time; all else says whether something has changed. */
@@ -56,7 +55,7 @@ function winRate(report) {
   return h("figure", { class: "measure" }, h("figcaption", { word: "win_rate_over_serving" }), interval({ estimate, lower, upper, neutral: 0.5, tone, label }));
 }
 
-function whole({ one, wanted, reportUrl }, refresh) {
+function whole({ one, wanted, steps, reportUrl }, refresh) {
   const { lineage, report } = one;
   const learned = lineage.vote_ids.length
     ? t("learned_from", { votes: number(lineage.vote_ids.length), users: number(lineage.voters) })
@@ -83,7 +82,7 @@ function whole({ one, wanted, reportUrl }, refresh) {
       h(
         "div",
         { class: "actions" },
-        mayStart ? h("button", { class: "button primary", word: "do_start", "data-action": "start", onclick: () => start(one, refresh) }) : null,
+        mayStart ? h("button", { class: "button primary", word: "do_start", "data-action": "start", onclick: () => start(one, steps, refresh) }) : null,
         reportUrl ? h("a", { class: "button", href: reportUrl, target: "_blank", rel: "noopener", word: "open_report" }) : null,
       ),
     ),
@@ -112,12 +111,12 @@ function evidence(report) {
   return rows.length ? card("gate_report", winRate(report), table("gate_report", ["measure", "this_policy", "serving_policy"], rows)) : card("gate_report", nothing("no_report"));
 }
 
-async function start({ version, state }, refresh) {
+async function start({ version, state }, steps, refresh) {
   const done = await ask({
     words: { title: "title_start", button: "do_it_start", done: "done_start" },
     plan: async (said) => sentenceOf(await api.start({ ...said, version, dry_run: true })),
     run: (said) => api.start({ ...said, version }),
-    shares: [...STEPS.map((value) => ({ value, words: percent(value) })), { value: SHADOW, words: t("share_shadow") }],
+    shares: [...steps.map((value) => ({ value, words: percent(value) })), { value: SHADOW, words: t("share_shadow") }],
     mayForce: state !== "accepted",
   });
   if (done) refresh();

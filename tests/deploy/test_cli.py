@@ -102,6 +102,12 @@ def test_a_dry_run_says_what_the_command_then_does(home: list[str]) -> None:
     assert "canary 20%" in kudos("policy", "list").output
 
 
+def test_the_steps_are_those_of_the_plan(home: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUDOS_ROLLOUT_STEPS", "[0.01, 0.02, 1]")
+    assert "goes from 0% to 1%" in kudos("rollout", "start", home[1]).output
+    assert "goes from 1% to 2%" in kudos("rollout", "advance").output
+
+
 def test_up_and_back(home: list[str]) -> None:
     kudos("rollout", "start", home[1])
     assert "goes from 5% to 25%" in kudos("rollout", "advance").output

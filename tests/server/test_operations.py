@@ -39,6 +39,21 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(forked: Callable[...
         assert client.get("/v1/rollouts/events").json()["chain"]["broken"] == event["id"]
 
 
+def test_the_steps_are_those_of_the_plan(forked: Callable[..., ForkedServer]) -> None:
+    """Those by which the evidence is judged: a step of another size would not have been shown to be safe."""
+    running = forked(KUDOS_ROLLOUT_STEPS="[0.01, 0.02, 0.1, 1]").start()
+    with running.store.write() as session:
+        base = policies.everything(session)[0].version
+        row = {"version": "v1-0a", "number": 1, "kind": "adapter", "state": "accepted", "path": "none", "digest": "d"}
+        session.add(Policy(**row, base_version=base))
+    with running.client() as client:
+        assert client.get("/v1/policies").json()["steps"] == [0.01, 0.02, 0.1, 1.0]
+        assert client.post("/v1/rollouts", json={"version": "v1-0a"}).json()["share"] == 0.01
+        told = [client.post("/v1/rollouts/current/advance", json={"dry_run": True}).json()["to_share"]]
+        told += [client.post("/v1/rollouts/current/advance").json()["share"] for _ in range(3)]
+        assert told == [0.02, 0.02, 0.1, 1.0]
+
+
 def test_a_report_opens_by_a_link_for_its_own_address_alone(forked: Callable[..., ForkedServer]) -> None:
     running = forked().start()
     report = running.home / "runs" / "run-1" / "report.html"
