@@ -201,7 +201,10 @@ def _replies(session: Session, votes: Sequence[Any]) -> dict[str, list[Any]]:
         statement = (
             select(
                 target.label("target"),
-                *(_REPLY.c[name] for name in ("id", "side", "messages", "text", "policy_version", "source")),
+                *(
+                    _REPLY.c[name]
+                    for name in ("id", "side", "messages", "prompt_digest", "text", "policy_version", "source")
+                ),
                 and_(ended_well(_REPLY), _CONVERSATION.c.deleted_at.is_(None)).label("may_leave"),
             )
             .select_from(_REPLY.outerjoin(_CONVERSATION, _CONVERSATION.c.id == _REPLY.c.conversation_id))
@@ -210,7 +213,12 @@ def _replies(session: Session, votes: Sequence[Any]) -> dict[str, list[Any]]:
         )
         for row in session.execute(statement) if wanted else ():
             found.setdefault(row.target, []).append(row)
-    return {target: rows for target, rows in found.items() if all(row.may_leave for row in rows)}
+    return {
+        target: rows
+        for target, rows in found.items()
+        # As `samples.same_question`: replies to two system prompts do not answer the same messages.
+        if all(row.may_leave for row in rows) and len({row.prompt_digest for row in rows}) == 1
+    }
 
 
 def _line(vote: Any, replies: Sequence[Any]) -> Line:

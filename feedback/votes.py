@@ -48,6 +48,7 @@ class VoteResult:
     revision: int
     outcome: VoteOutcome
     replies: tuple[JudgedReply, ...] = ()  # that were voted on, where they had to be looked at
+    flagged: bool = False  # as harmful, which the revision before did not say
 
 
 def cast_vote(
@@ -91,7 +92,8 @@ def cast_vote(
         vote_id = _INSERT.append(session, row)
         if vote_id is not None:
             outcome = VoteOutcome.ACCEPTED if fresh else VoteOutcome.CHANGED
-            return VoteResult(vote_id, revision, outcome, _judged(kind, found))
+            flagged = ballot.harmful and (fresh or not found.harmful)
+            return VoteResult(vote_id, revision, outcome, _judged(kind, found), flagged)
         # The key was used before, or another connection wrote this revision in between: then come after it.
         if (prior := _answered(session, user_id, idempotency_key, digest)) is not None:
             return prior
@@ -203,6 +205,7 @@ def _target_statement(kind: str) -> Prepared:
             _VOTE.c.id.label("vote_id"),
             _VOTE.c.revision,
             _VOTE.c.withdrawn,
+            _VOTE.c.harmful,
             _VOTE.c.body_digest,
         )
         .select_from(joined)

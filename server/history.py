@@ -37,6 +37,7 @@ def found(session: Session, user_id: str, words: str, limit: int) -> list[dict[s
     replies = session.execute(
         select(Reply.conversation_id, Reply.text, Reply.messages).where(
             Reply.user_id == user_id,
+            Reply.source != SHADOW,
             or_(
                 col(Reply.text).icontains(words, autoescape=True),
                 cast(col(Reply.messages), Text).icontains(spelled, autoescape=True),
@@ -61,7 +62,11 @@ def _questions(messages: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def whole(session: Session, user_id: str, conversation_id: str) -> dict[str, Any]:
-    conversation = own(session, user_id, conversation_id)
+    return _whole(session, own(session, user_id, conversation_id))
+
+
+def _whole(session: Session, conversation: Conversation) -> dict[str, Any]:
+    user_id, conversation_id = conversation.user_id, conversation.id
     replies = session.exec(
         select(Reply)
         .where(Reply.conversation_id == conversation_id, Reply.source != SHADOW)
@@ -134,7 +139,7 @@ def everything(session: Session, user_id: str) -> dict[str, Any]:
     return {
         "user_id": user_id,
         "exported_at": now(),
-        "conversations": [whole(session, user_id, row.id) for row in rows if row.deleted_at is None],
+        "conversations": [{**_whole(session, row), "deleted_at": row.deleted_at} for row in rows],
         "votes": [
             {
                 "target_kind": vote.target_kind,

@@ -82,7 +82,9 @@ vote_delay_seconds = Histogram(
     "From the end of a reply to its first vote.",
     buckets=(1, 5, 15, 60, 300, 3600, 86400),
 )
-harm_flags_total = Counter("kudos_feedback_harm_flags_total", "Votes that flag a reply as harmful.", ["track"])
+harm_flags_total = Counter(
+    "kudos_feedback_harm_flags_total", "Flags of replies as harmful; one that is said again counts once.", ["track"]
+)
 effective_votes = Gauge("kudos_feedback_effective_votes", "Votes that count.")
 ledger_waiting = Gauge("kudos_storage_writes_waiting", "Writes that no transaction has picked up yet.")
 write_seconds = Histogram(

@@ -143,7 +143,7 @@ async def _cast(
     ends = [reply.finished_at for reply in result.replies if reply.finished_at is not None]
     if result.outcome is VoteOutcome.ACCEPTED and ends:
         metrics.vote_delay_seconds.observe(max(0.0, (now() - max(ends)).total_seconds()))
-    if ballot.harmful and result.outcome is not VoteOutcome.DUPLICATE:
+    if result.flagged:
         metrics.harm_flags_total.labels(track).inc()
     return result
 

@@ -215,6 +215,8 @@ class VoteRevision(VoteBody):
 class ExportedConversation(_Head):
     replies: list[KeptReply]
     comparisons: list[KeptComparison]
+    deleted_at: datetime | None
+    """Out of its user's sight since then, and stored until it expires."""
 
 
 class Export(Shape):
@@ -224,7 +226,12 @@ class Export(Shape):
             "user_id": "operator",
             "exported_at": _AT,
             "conversations": [
-                {**_HEAD, "replies": [{k: v for k, v in _REPLY.items() if k != "html"}], "comparisons": []}
+                {
+                    **_HEAD,
+                    "replies": [{k: v for k, v in _REPLY.items() if k != "html"}],
+                    "comparisons": [],
+                    "deleted_at": None,
+                }
             ],
             "votes": [
                 {

@@ -17,7 +17,7 @@ from feedback.errors import BadCursor, StorageBusy
 from feedback.follow import Follower, Tail, pseudonym, spelled
 from feedback.ledger import Ledger
 from feedback.privacy import erase
-from feedback.schema import Conversation, User, Vote, now
+from feedback.schema import Conversation, Reply, User, Vote, now
 from feedback.settings import Settings
 from feedback.statements import table
 from feedback.store import Store, open_store
@@ -103,6 +103,11 @@ def test_what_may_not_train_is_not_told(store: Store) -> None:
     vote(store, reply(store))
     with store.write() as session:
         session.execute(update(table(Vote)).values(quarantined=True))
+    with store.write() as session:
+        of_prompts = add_comparison(session)
+        asked = {"messages": [{"role": "system", "content": "Be brief."}], "prompt_digest": "of the right one"}
+        session.execute(update(table(Reply)).where(table(Reply).c.side == "right").values(**asked))
+    vote(store, of_prompts, kind="comparison", choice="left")
     kept = vote(store, reply(store))
     assert [line["cursor"] for line in told(Follower(store, consent_default=True))] == [kept]
     assert told(Follower(store, consent_default=False)) == []

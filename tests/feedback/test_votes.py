@@ -69,6 +69,25 @@ def test_a_mind_that_changes_leaves_one_effective_vote_and_all_revisions(store: 
     ]
 
 
+def test_a_flag_is_raised_once_however_often_its_vote_is_changed(store: Store, reply_id: str) -> None:
+    said = [
+        Ballot(thumb="down", harmful=True),
+        Ballot(thumb="down", harmful=True),
+        Ballot(thumb="down", harmful=True, comment="it is rude"),
+        Ballot(thumb="down"),
+        Ballot(thumb="down", harmful=True),
+        None,
+        Ballot(harmful=True),
+    ]
+    raised = []
+    for ballot in said:
+        with store.write() as session:
+            target: dict[str, str] = {"user_id": "ada", "target_kind": "reply", "target_id": reply_id}
+            result = withdraw_vote(session, **target) if ballot is None else cast_vote(session, ballot=ballot, **target)
+            raised.append(result.flagged)
+    assert raised == [True, False, False, False, True, False, True]
+
+
 def test_everything_that_was_said_comes_back(store: Store, reply_id: str) -> None:
     said = Ballot(
         thumb="down",

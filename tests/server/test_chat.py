@@ -293,9 +293,15 @@ def test_export_and_consent(real: Running) -> None:
         assert client.put("/v1/me/consent", json={"consent": False}).json() == {"consent": False, "default": True}
         assert client.put("/v1/me/consent", json={"consent": "maybe"}).status_code == 422
         export = client.get("/v1/me/export").json()
+        assert client.delete(f"/v1/conversations/{reply['conversation_id']}").status_code == 200
+        (still,) = client.get("/v1/me/export").json()["conversations"]
     assert export["consent"] is False
     assert export["votes"][0]["comment"] == "too curt"
-    assert export["conversations"][0]["replies"][0]["text"] == reply["choices"][0]["message"]["content"]
+    (kept,) = export["conversations"]
+    assert kept["replies"][0]["text"] == reply["choices"][0]["message"]["content"]
+    assert kept["deleted_at"] is None
+    assert still["deleted_at"] is not None, "out of sight, and stored"
+    assert still | {"deleted_at": None} == kept
 
 
 def test_status_tells_policy_votes_and_trainer(real: Running) -> None:

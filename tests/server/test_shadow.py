@@ -64,6 +64,9 @@ def test_nobody_sees_what_it_says(start: Callable[..., tuple[Running, str]]) -> 
         whole = ann.get(f"/v1/conversations/{reply['conversation_id']}").json()
         assert [each["id"] for each in whole["replies"]] == [reply["id"]]
         assert row.id not in ann.get("/v1/me/export").text
+        with running.store.write() as session:
+            session.get_one(Reply, row.id).text = "said in the shadow"
+        assert ann.get("/v1/conversations", params={"search": "in the shadow"}).json()["data"] == []
         assert ann.get(f"/v1/replies/{row.id}").status_code == 404
         assert ann.put(f"/v1/replies/{row.id}/feedback", json={"thumb": "up"}).status_code == 404
         body = {"messages": [{"role": "user", "content": "again"}], "regenerate_of": row.id}
