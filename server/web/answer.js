@@ -123,12 +123,16 @@ export function thumbs(answer) {
     panel.replaceChildren(
       detailsPanel({
         kind,
-        ballot: { ...NO_VOTE, ...answer.vote },
-        onSave: (said) => {
-          voter.cast(ballotOf({ ...answer.vote, ...said }), "vote_saved");
+        ballot: { ...NO_VOTE, ...answer.vote, ...answer.draft },
+        onSave: async (said) => {
+          answer.draft = said;
+          const taken = voter.cast(ballotOf({ ...answer.vote, ...said }), "vote_saved");
           close();
+          if (await taken) answer.draft = null;
+          else if (answer.vote && !open) openPanel({ focus: false }); // nobody types it a second time
         },
         onWithdraw: () => {
+          answer.draft = null;
           voter.takeBack();
           close();
         },

@@ -70,7 +70,7 @@ export function comparisonView(comparison, { retry }) {
   );
   const question = h("div", { class: "question", word: "choose" });
   const revealed = h("p", { class: "revealed" });
-  const details = h("button", { class: "link-button quiet", word: "details", onclick: openPanel });
+  const details = h("button", { class: "link-button quiet", word: "details", onclick: () => openPanel({ focus: true }) });
 
   const voter = new Voter({
     holder: comparison,
@@ -84,7 +84,7 @@ export function comparisonView(comparison, { retry }) {
   });
 
   function choose(choice) {
-    if (comparison.vote?.choice === choice) return openPanel();
+    if (comparison.vote?.choice === choice) return openPanel({ focus: true });
     closePanel({ focus: false });
     voter.cast(ballotOf({ choice, comment: comparison.vote?.comment }));
   }
@@ -95,16 +95,20 @@ export function comparisonView(comparison, { retry }) {
     if (focus) (buttons[comparison.vote?.choice] ?? buttons.left).focus({ preventScroll: true });
   }
 
-  function openPanel() {
+  function openPanel({ focus }) {
     panel.replaceChildren(
       detailsPanel({
         kind: "choice",
-        ballot: { ...NO_VOTE, ...comparison.vote },
-        onSave: (said) => {
-          voter.cast(ballotOf({ ...comparison.vote, reasons: said.reasons, comment: said.comment }), "vote_saved");
+        ballot: { ...NO_VOTE, ...comparison.vote, ...comparison.draft },
+        onSave: async (said) => {
+          comparison.draft = { reasons: said.reasons, comment: said.comment };
+          const taken = voter.cast(ballotOf({ ...comparison.vote, ...comparison.draft }), "vote_saved");
           closePanel();
+          if (await taken) comparison.draft = null;
+          else if (comparison.vote && !panel.childElementCount) openPanel({ focus: false }); // nobody types it twice
         },
         onWithdraw: () => {
+          comparison.draft = null;
           voter.takeBack();
           closePanel();
         },
@@ -112,7 +116,7 @@ export function comparisonView(comparison, { retry }) {
       }),
     );
     show(null);
-    panel.querySelector("button").focus({ preventScroll: true });
+    if (focus) panel.querySelector("button").focus({ preventScroll: true });
     panel.scrollIntoView({ block: "nearest" });
   }
 

@@ -23,6 +23,7 @@ export class Voter {
     this.durable = holder.vote; // what the server is known to hold
   }
 
+  /** Whether the server took it. */
   cast(ballot, word = this.holder.vote ? "vote_changed" : "vote_counted") {
     return this.#submit(ballot, () => this.send(ballot), word);
   }
@@ -42,12 +43,14 @@ export class Voter {
         if (this.holder.vote === vote) this.onShow(word);
         announce(t(word));
         document.dispatchEvent(new CustomEvent("kudos:vote"));
+        return true;
       } catch (error) {
         if (this.holder.vote === vote) {
           this.holder.vote = this.durable;
           this.onShow(null);
         }
         noticeError(error);
+        return false;
       }
     });
     return this.queue;

@@ -45,6 +45,30 @@ def test_thumb_with_reason_comment_and_correction(page: Page, server: RunningSer
     shot(page, "voted")
 
 
+def test_words_that_the_server_did_not_take_are_there_to_be_sent_again(page: Page, server: RunningServer) -> None:
+    say(page, "How much is the mug?")
+    answer = answered(page)
+    answer.locator('[data-thumb="down"]').click()
+    expect(answer.locator(".vote-note")).to_have_text("Thank you, counted")
+    answer.locator('[data-reason="wrong"]').click()
+    answer.get_by_label("Comment", exact=True).fill("the price is missing")
+    answer.get_by_role("button", name="Write a better answer").click()
+    answer.get_by_label("A better answer", exact=True).fill("It costs 5 euros.")
+    page.route("**/feedback", lambda route: route.abort())
+    answer.get_by_role("button", name="Save", exact=True).click()
+    expect(answer.get_by_label("A better answer", exact=True)).to_have_value("It costs 5 euros.", timeout=20_000)
+    expect(answer.get_by_label("Comment", exact=True)).to_have_value("the price is missing")
+    vote = effective_vote(server.store, reply_id(answer))
+    assert vote
+    assert vote.correction is None
+    page.unroute("**/feedback")
+    answer.get_by_role("button", name="Save", exact=True).click()
+    expect(answer.locator(".vote-note")).to_have_text("Thank you, saved")
+    vote = effective_vote(server.store, reply_id(answer))
+    assert vote
+    assert (vote.reasons, vote.comment, vote.correction) == (["wrong"], "the price is missing", "It costs 5 euros.")
+
+
 def test_change_and_withdraw(page: Page, server: RunningServer) -> None:
     say(page, "What is 7 + 5?")
     answer = answered(page)
