@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import and_, bindparam, or_, select
+from sqlalchemy import ColumnElement, and_, bindparam, or_, select
 from sqlalchemy.orm import Session
 from sqlmodel import SQLModel
 
@@ -181,23 +181,31 @@ def append_shadow(session: Session, reply: Reply) -> None:
 def recover_unfinished(session: Session, replica_id: str) -> int:
     """Replies that were streaming when this server last died become incomplete: not voted on, not trained on.
 
-    Run once when it starts, before it takes requests. Also takes those of servers that died and never came back:
-    replies begun more than ten minutes ago whose server has been silent as long. Other servers' streams are left alone.
+    Run once when it starts, before it takes requests. Also takes those of servers that died and never came back.
     """
-    long_ago = now() - timedelta(seconds=SILENT_SECONDS)
+    reply = columns(Reply)
+    own = or_(reply.replica_id == replica_id, reply.replica_id.is_(None))
+    return _make_incomplete(session, or_(own, _abandoned()))
+
+
+def recover_abandoned(session: Session, replica_id: str) -> int:
+    """Those of servers that died and never came back: begun more than ten minutes ago, by one that has been silent as
+    long. Run by any server that lives, at any time; what is streaming there, or on this server, is left alone."""
+    return _make_incomplete(session, and_(_abandoned(), columns(Reply).replica_id != replica_id))
+
+
+def _abandoned() -> ColumnElement[bool]:
+    reply, long_ago = columns(Reply), now() - timedelta(seconds=SILENT_SECONDS)
     heard_of = select(columns(Replica).id).where(columns(Replica).heartbeat_at > long_ago)
+    return and_(reply.created_at < long_ago, reply.replica_id.not_in(heard_of))
+
+
+def _make_incomplete(session: Session, of: ColumnElement[bool]) -> int:
     reply = columns(Reply)
     rows = session.execute(
         table(Reply)
         .update()
-        .where(
-            reply.state == ReplyState.STREAMING.value,
-            or_(
-                reply.replica_id == replica_id,
-                reply.replica_id.is_(None),
-                and_(reply.created_at < long_ago, reply.replica_id.not_in(heard_of)),
-            ),
-        )
+        .where(reply.state == ReplyState.STREAMING.value, of)
         .values(state=ReplyState.INCOMPLETE.value, finished_at=now())
         .returning(reply.id)
     )

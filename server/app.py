@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, MutableMapping
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from itertools import count
@@ -133,7 +134,7 @@ class Edge:
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
         if scope["path"] == "/":
-            self._meet(HTTPConnection(scope), state)
+            await self._meet(HTTPConnection(scope), state)
         answered = 0
 
         def sending(message: Message) -> Awaitable[None]:
@@ -172,14 +173,12 @@ class Edge:
             return self._services.identities.parting(identity)
         return identity.new_cookie
 
-    def _meet(self, connection: HTTPConnection, state: MutableMapping[str, Any]) -> None:
+    async def _meet(self, connection: HTTPConnection, state: MutableMapping[str, Any]) -> None:
         """A browser gets its cookie with the page, so that the page's first calls are all one user's."""
         if connection.headers.get("sec-fetch-site") == "cross-site":
             return
-        try:
-            state["identity"] = self._services.identities.identify(connection, "GET")
-        except ApiError:
-            return  # with keys only, the page asks for one
+        with suppress(ApiError, FeedbackError):  # with keys only, or without its database, the page asks for one
+            state["identity"] = await self._services.who(connection, "GET")
 
 
 async def _api_error(request: Request, error: Exception) -> Response:

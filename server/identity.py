@@ -151,7 +151,7 @@ class Identities:
         """Whether `identify` would answer at once, without the database."""
         header = connection.headers.get("authorization")
         if header is None:
-            return True
+            return TICKET not in connection.query_params
         cached = self._cache.get(digest_of(header.partition(" ")[2].strip()))
         return cached is not None and time.monotonic() - cached[0] <= _CACHE_SECONDS - 0.1
 
@@ -231,6 +231,12 @@ def _owner(key: ApiKey) -> Identity:
 
 
 def _is_local(connection: HTTPConnection) -> bool:
+    """A browser on this machine. Behind a proxy it is where the proxy says, whatever host the proxy asks for."""
+    headers = connection.headers
+    through = [*headers.getlist("x-forwarded-for"), *headers.getlist("x-real-ip")]
+    clients = [client.strip() for said in through for client in said.split(",")]
+    if "forwarded" in headers or not _LOCAL_NAMES.issuperset(clients):
+        return False
     try:
         return urlsplit(f"//{connection.headers.get('host', '')}").hostname in _LOCAL_NAMES
     except ValueError:

@@ -27,6 +27,7 @@ from server.identity import Identities, cookie_secret, ensure_operator_key, live
 from server.pairing import Draws
 from server.prompts import Prompts
 from server.protocol import Protocol
+from server.recovery import keep_recovering
 from server.residency import Residency
 from server.safety.config import read_config
 from server.safety.screen import Filter
@@ -89,13 +90,14 @@ async def serving(
             safety = await asyncio.to_thread(Filter, settings.safety_file, settings.home)
         draws = Draws(store, residency, plan)
         services = Services(settings, store, ledger, engine, prompts, identities, residency, plan, draws, safety)
-        watching = {asyncio.create_task(draws.keep_fresh())}
+        watching = {asyncio.create_task(draws.keep_fresh()), asyncio.create_task(keep_recovering(services))}
         if plan.watch:
             watching.add(asyncio.create_task(supervise(store, residency, plan)))
         yield make_app(services), services
         for task in watching:
             task.cancel()
         await asyncio.wait(watching)
+        services.draining = True
         await services.finish_background()
         await residency.close()
     finally:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection
 from sqlmodel import Session
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 
 from deploy.settings import RolloutSettings
 from feedback.ledger import Ledger
@@ -82,15 +82,17 @@ class Services:
 
         return await asyncio.to_thread(run)
 
+    async def who(self, connection: HTTPConnection, method: str) -> Identity:
+        """As `Identities.identify`, and never by a look into the database that everybody's streams wait for."""
+        if self.identities.knows(connection):
+            return self.identities.identify(connection, method)
+        return await asyncio.to_thread(self.identities.identify, connection, method)
+
     async def identity(self, request: Request, scope: Scope) -> Identity:
         """Who asks, if they may; the cookie of a new browser is set by the app on the way out."""
         found: Identity | None = request.scope["state"].get("identity")  # request.state raises what it has not
         if found is None:
-            if self.identities.knows(request):
-                found = self.identities.identify(request, request.method)
-            else:
-                found = await asyncio.to_thread(self.identities.identify, request, request.method)
-            request.scope["state"]["identity"] = found
+            found = request.scope["state"]["identity"] = await self.who(request, request.method)
         if scope not in found.scopes:
             raise ApiError(403, f"this needs the scope {scope}", code="missing_scope")
         return found
@@ -101,6 +103,12 @@ class Services:
         request.state.allowance = allowance
         allowance.enter()
         return allowance
+
+    async def pause(self, seconds: float) -> None:
+        """Ends early where the server is about to end."""
+        until = time.monotonic() + seconds
+        while not self.draining and time.monotonic() < until:  # noqa: ASYNC110 - rare, and ends early
+            await asyncio.sleep(min(0.2, seconds))
 
     def background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A task that nobody's going away cancels; the server waits for it before it ends."""

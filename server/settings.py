@@ -134,7 +134,7 @@ class Settings(FeedbackSettings):
     """The safety filter's rules and classifiers, a TOML file; see docs/safety.md. Unset: nothing is checked."""
 
     secure_cookies: bool = False
-    """Mark the browser's cookie as HTTPS only."""
+    """Mark the cookie of a browser on this machine as HTTPS only; others have no cookie but a key."""
 
     @property
     def on_loopback(self) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain, repeat
 from typing import Any
 
 from sqlalchemy import Connection
@@ -38,7 +39,7 @@ log = logging.getLogger("kudos.turn")
 
 _TITLE_CHARS = 60
 _TRIM_TOKENS = 64  # further back than any half character or stop string
-_FINISH_RETRIES_SECONDS = (0.2, 1.0, 5.0)
+_FINISH_RETRIES_SECONDS = (0.2, 1.0, 5.0, 15.0)  # then the last one again, as long as it takes
 
 
 @dataclass(frozen=True)
@@ -269,16 +270,18 @@ class Turn:
                 raise
 
     async def _finish_later(self, state: ReplyState, mixed: Sequence[str] | None) -> None:
-        for pause_seconds in _FINISH_RETRIES_SECONDS:
-            await asyncio.sleep(pause_seconds)
+        """Until the database takes it, or the server ends: nothing else would say that the reply has ended."""
+        for pause_seconds in chain(_FINISH_RETRIES_SECONDS, repeat(_FINISH_RETRIES_SECONDS[-1])):
+            await self._services.pause(pause_seconds)
             try:
                 await self._finish(state, mixed)
                 return
-            except StorageError:
-                continue
+            except StorageError as error:
+                if self._services.draining:
+                    log.warning("reply %s: the database did not take that it is %s: %s", self.reply_id, state, error)
+                    return
             except FeedbackError:
                 return  # it never began, or has ended otherwise
-        log.warning("reply %s: the database did not take that it is %s", self.reply_id, state)
 
     async def _finish(self, state: ReplyState, mixed: Sequence[str] | None) -> None:
         finished_at, text = now(), self.text

@@ -27,6 +27,7 @@ from feedback.ledger import (
     recover_unfinished,
 )
 from feedback.packing import unpack_ids, unpack_logprobs
+from feedback.replies import recover_abandoned
 from feedback.schema import Comparison, Replica, Reply, now
 from feedback.settings import Settings
 from feedback.store import Store, WriterLock, open_store
@@ -408,6 +409,21 @@ def test_the_streams_of_other_servers_are_left_alone(store: Store) -> None:
     with store.read() as session:
         states = {each: session.get_one(Reply, each).state for each in (mine, theirs, young, old, of_nobody)}
     assert [each for each, state in states.items() if state == "streaming"] == [theirs, young]
+
+
+def test_a_server_that_lives_ends_the_streams_of_those_that_never_came_back(store: Store) -> None:
+    long_ago = now() - timedelta(hours=1)
+    with store.write() as session:
+        session.add(Replica(id="there", address="http://there"))
+        mine, theirs, old = (
+            add_reply(session, state="streaming", replica_id=replica_id, created_at=long_ago)
+            for replica_id in ("here", "there", "gone")
+        )
+    with store.write() as session:
+        assert recover_abandoned(session, "here") == 1, "its own are being written, whatever its row says"
+    with store.read() as session:
+        states = [session.get_one(Reply, each).state for each in (mine, theirs, old)]
+    assert states == ["streaming", "streaming", "incomplete"]
 
 
 def test_closing_waits_for_what_is_queued(settings: Settings, store: Store) -> None:

@@ -129,6 +129,24 @@ def test_a_busy_database_is_503_and_never_a_false_200(forked: Make) -> None:
         assert ask(client)["choices"][0]["finish_reason"] == "stop"
 
 
+@pytest.mark.slow
+def test_a_reply_that_ends_while_the_database_is_away_is_kept_when_it_is_back(forked: Make) -> None:
+    running = forked(FAKE_TOKEN_SECONDS="0.1", KUDOS_WRITE_TIMEOUT_SECONDS="0.5").start()
+    with running.client(timeout=30.0) as client:
+        with client.stream("POST", "/v1/chat/completions", json=HELLO | {"stream": True}) as response:
+            read = events(response)
+            reply_id = str(next(read)["id"])
+            with busy_database(running):
+                last = list(read)[-1]
+                assert last["error"]["code"] == "storage_busy", "no [DONE] for what is not kept yet"
+                time.sleep(14)  # longer than the ledger tries by itself, several times over
+        reply = wait_for(
+            lambda: (row := client.get(f"/v1/replies/{reply_id}").json())["state"] != "streaming" and row, 30, "its end"
+        )
+        assert (reply["state"], len(reply["text"].split())) == ("complete", 12)
+        assert client.put(f"/v1/replies/{reply_id}/feedback", json={"thumb": "up"}).status_code == 200
+
+
 def test_a_reader_that_stops_reading_is_given_up(forked: Make) -> None:
     running = forked(KUDOS_SEND_TIMEOUT_SECONDS="0.5", FAKE_TOKEN_SECONDS="0.05").start()
     body = json.dumps(HELLO | {"stream": True}).encode()

@@ -2,11 +2,15 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
+from starlette.requests import HTTPConnection
 
-from server.identity import Scope, create_key
+from feedback.store import open_store
+from server.identity import Identities, Scope, create_key
+from server.settings import Settings
 from tests.server.conftest import ROOT, Running, ask, wait_for
 
 pytestmark = pytest.mark.engine
@@ -181,6 +185,15 @@ def test_a_browser_is_a_user_by_its_cookie(real: Running) -> None:
             assert browser.put(path, json={"thumb": "down"}, headers=elsewhere).status_code == 403, elsewhere
         # A page whose own name was pointed at this machine is not this machine.
         assert browser.get("/v1/conversations", headers={"host": "evil.example"}).status_code == 401
+        # Nor is who comes through a proxy on it, which may ask for it by its own name.
+        for through, status in (
+            ({"x-forwarded-for": "203.0.113.7"}, 401),
+            ({"x-forwarded-for": "127.0.0.1, 203.0.113.7"}, 401),
+            ({"x-real-ip": "203.0.113.7"}, 401),
+            ({"forwarded": "for=203.0.113.7"}, 401),
+            ({"x-forwarded-for": "127.0.0.1"}, 200),
+        ):
+            assert browser.get("/v1/conversations", headers=through).status_code == status, through
     with httpx.Client(base_url=real.url, timeout=60) as other:
         assert other.get("/v1/conversations").json()["data"] == []
     user, _, signature = browser.cookies["kudos_user"].rpartition(".")
@@ -188,6 +201,19 @@ def test_a_browser_is_a_user_by_its_cookie(real: Running) -> None:
         answer = httpx.get(f"{real.url}/v1/conversations", cookies={"kudos_user": forged}, timeout=60)
         assert answer.json()["data"] == []
         assert "set-cookie" in answer.headers, "a forged cookie is replaced"
+
+
+def test_what_needs_the_database_is_not_asked_in_the_loop(tmp_path: Path) -> None:
+    """There everybody's stream would wait for it; and anybody may send a ticket, or a key that nobody knows."""
+    identities = Identities(open_store(Settings(home=tmp_path)), secret=b"secret", browsers=True)
+
+    def knows(query: bytes = b"", **headers: str) -> bool:
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        return identities.knows(HTTPConnection({"type": "http", "path": "/", "query_string": query, "headers": raw}))
+
+    assert knows()
+    assert not knows(b"ticket=anything")
+    assert not knows(authorization="Bearer sk-kudos-guessed")
 
 
 def test_elsewhere_than_loopback_it_starts_only_with_a_key(tmp_path: object) -> None:
