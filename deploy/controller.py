@@ -9,15 +9,17 @@ controller waits for the step's own time and votes like any other, and an operat
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from sqlmodel import Session
 
 from deploy import rollout
-from deploy.decision import Decision, Verdict, decide
+from deploy.decision import MISMATCHED, Decision, Verdict, decide
 from deploy.evidence import gather
 from deploy.locking import alone
 from deploy.observed import Evidence
 from deploy.settings import RolloutSettings
+from feedback.schema import now
 from feedback.store import Store
 
 ACTOR = "controller"
@@ -47,6 +49,17 @@ def look(store: Store, plan: RolloutSettings, *, dry_run: bool = False) -> Look 
         return found
     with store.write() as session:
         return replace(found, acted=carry_out(session, found))
+
+
+def went_back_mismatched(session: Session) -> bool:
+    """Whether the last thing that a controller did, within the last hour, was to end a rollout whose arms had not the
+    users that they should have. It does so in the look that finds it, and most servers never see it otherwise."""
+    for event, _ in rollout.events(session, 1):
+        recent = event.created_at > now() - timedelta(hours=1)
+        return (
+            recent and event.actor == ACTOR and event.action == rollout.Action.ROLLBACK and MISMATCHED in event.reason
+        )
+    return False
 
 
 def allowed(decision: Decision, plan: RolloutSettings) -> bool:

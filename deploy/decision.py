@@ -27,6 +27,9 @@ from deploy.observed import SHADOW, Evidence, Served
 from deploy.sequential import Interval
 from deploy.settings import RolloutSettings
 
+MISMATCHED = "the arms cannot be compared"
+"""With these words begins what is said of users who are not divided as the share says."""
+
 ALPHA_PARTS = {
     "win_rate": 0.25,
     "net_votes": 0.25,
@@ -234,7 +237,7 @@ def _worst_step(
 def _said_of(alarm: Alarm) -> str:
     if alarm.name == "sample_ratio":
         return (
-            f"the arms cannot be compared: {alarm.candidate} of {alarm.users} users met the candidate at a share of "
+            f"{MISMATCHED}: {alarm.candidate} of {alarm.users} users met the candidate at a share of "
             f"{alarm.share:.0%} (p {alarm.p_value:.1g})"
         )
     what = {"errors": "met an error", "harmful_flags": "flagged a reply as harmful"}[alarm.name]

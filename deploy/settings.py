@@ -20,7 +20,8 @@ class RolloutSettings(BaseSettings):
     """Take the next step without a person, when the evidence allows it. Rolling back on harm is automatic always."""
 
     watch: bool = True
-    """Judge the running rollout inside the server. Turn it off where `kudos rollout controller` runs by itself."""
+    """Act on the running rollout inside the server. Turn it off where `kudos rollout controller` runs by itself; the
+    server then only looks, for its metrics."""
 
     look_seconds: float = Field(default=15.0, gt=0.0, le=86400.0)
     """How often the evidence is looked at. Looking more often costs no certainty."""

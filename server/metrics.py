@@ -129,7 +129,8 @@ rollout_guardrail = Gauge(
     ["metric", "bound"],
 )
 rollout_sample_ratio_mismatch = Gauge(
-    "kudos_rollout_sample_ratio_mismatch", "1 while the arms' users are not the shares that they should be."
+    "kudos_rollout_sample_ratio_mismatch",
+    "1 while the arms have not the users that they should have, and for an hour after a rollout went back for it.",
 )
 rollout_decisions_total = Counter(
     "kudos_rollout_decisions_total", "Looks at the running rollout, by what the evidence said.", ["decision"]

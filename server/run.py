@@ -90,9 +90,10 @@ async def serving(
             safety = await asyncio.to_thread(Filter, settings.safety_file, settings.home)
         draws = Draws(store, residency, plan)
         services = Services(settings, store, ledger, engine, prompts, identities, residency, plan, draws, safety)
-        watching = {asyncio.create_task(draws.keep_fresh()), asyncio.create_task(keep_recovering(services))}
-        if plan.watch:
-            watching.add(asyncio.create_task(supervise(store, residency, plan)))
+        watching = {
+            asyncio.create_task(each)
+            for each in (draws.keep_fresh(), keep_recovering(services), supervise(store, residency, plan))
+        }
         yield make_app(services), services
         for task in watching:
             task.cancel()

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection
@@ -17,7 +18,9 @@ from starlette.requests import HTTPConnection, Request
 from deploy.settings import RolloutSettings
 from feedback.ledger import Ledger
 from feedback.store import Store
+from feedback.verdicts import count_votes
 from server import metrics
+from server.cached import Cached
 from server.durable import durable
 from server.engine import Engine
 from server.errors import ApiError
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from server.turn import Turn
 
 T = TypeVar("T")
+
+_TOTAL_SECONDS = 2.0
 
 
 @dataclass
@@ -54,11 +59,13 @@ class Services:
     draining: bool = False
     limits: Limits = field(init=False)
     prompt_book: PromptBook = field(init=False)
+    vote_total: Cached[int] = field(init=False)  # every open page asks for it, and it takes a look at all votes
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.limits = Limits(self.settings)
         self.prompt_book = PromptBook(self.read)
+        self.vote_total = Cached(partial(self.read, count_votes), _TOTAL_SECONDS)
 
     async def write(self, operation: Callable[[Session], T]) -> T:
         """Returns when the operation's rows are durable. Raises StorageBusy when that takes too long."""

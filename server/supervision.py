@@ -1,6 +1,7 @@
 """The rollout's controller inside the server: it looks every few seconds, acts where it may, and says what it saw.
 
-Every replica may do so: `deploy.controller` sees to it that one of them acts.
+Every replica may do so: `deploy.controller` sees to it that one of them acts. Where another process does
+(`KUDOS_ROLLOUT_WATCH=false`) it only looks, and says what it saw all the same.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ async def supervise(store: Store, residency: Residency, plan: RolloutSettings) -
     """Until it is cancelled."""
     while True:
         try:
-            look = await asyncio.to_thread(controller.look, store, plan)
+            look, mismatched = await asyncio.to_thread(_look, store, plan)
             _export(look)
+            metrics.rollout_sample_ratio_mismatch.set(mismatched)
             if look is not None and look.acted:
                 log.warning(
                     "rollout of %s: %s: %s", look.evidence.candidate, look.decision.verdict, look.decision.reason
@@ -35,11 +37,19 @@ async def supervise(store: Store, residency: Residency, plan: RolloutSettings) -
         await asyncio.sleep(plan.look_seconds)
 
 
+def _look(store: Store, plan: RolloutSettings) -> tuple[Look | None, bool]:
+    """And whether the arms have, or had when it went back, not the users that they should have."""
+    found = controller.look(store, plan, dry_run=not plan.watch)
+    if found is not None and not found.acted:
+        return found, any(alarm.raised for alarm in found.decision.alarms if alarm.name == "sample_ratio")
+    with store.read() as session:
+        return found, controller.went_back_mismatched(session)
+
+
 def _export(look: Look | None) -> None:
     if look is None:
         metrics.rollout_effect.clear()
         metrics.rollout_guardrail.clear()
-        metrics.rollout_sample_ratio_mismatch.set(0)
         return
     metrics.rollout_decisions_total.labels(look.decision.verdict.value).inc()
     for measure in look.decision.measures:
@@ -51,6 +61,3 @@ def _export(look: Look | None) -> None:
         for bound in ("lower", "estimate", "upper", "lowest", "highest"):
             value = getattr(guardrail, bound)
             metrics.rollout_guardrail.labels(guardrail.name, bound).set(math.nan if value is None else value)
-    for alarm in look.decision.alarms:
-        if alarm.name == "sample_ratio":
-            metrics.rollout_sample_ratio_mismatch.set(alarm.raised)

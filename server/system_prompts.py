@@ -6,8 +6,6 @@ What is in use is read from the database every second at most, and only while pe
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
@@ -17,6 +15,7 @@ from sqlmodel import Session
 
 from feedback.schema import PromptUse
 from feedback.system_prompts import texts_in_use
+from server.cached import Cached
 from server.routing import position
 
 _FRESH_SECONDS = 1.0
@@ -57,25 +56,19 @@ class InUse:
 
 class PromptBook:
     def __init__(self, read: Callable[[Callable[[Session], _InUse]], Awaitable[_InUse]]) -> None:
-        self._read = read
-        self._at = float("-inf")
-        self._by_key: Mapping[str | None, InUse] = {}
-        self._reading = asyncio.Lock()
+        async def look_up() -> Mapping[str | None, InUse]:
+            return _by_key(*await read(texts_in_use))
+
+        self._in_use = Cached(look_up, _FRESH_SECONDS)
 
     async def use_for(self, key_id: str | None) -> InUse | None:
         """Raises StorageError."""
-        if time.monotonic() - self._at > _FRESH_SECONDS:
-            async with self._reading:
-                if time.monotonic() - self._at > _FRESH_SECONDS:
-                    self._by_key = _by_key(*await self._read(texts_in_use))
-                    self._at = time.monotonic()
-        if not self._by_key:
-            return None
-        return self._by_key.get(key_id) or self._by_key.get(None)
+        by_key = await self._in_use.get()
+        return by_key.get(key_id) or by_key.get(None)
 
     def forget(self) -> None:
         """What was decided here holds from the next request on; other replicas follow within a second."""
-        self._at = float("-inf")
+        self._in_use.forget()
 
 
 def _by_key(uses: Sequence[PromptUse], texts: Mapping[str, str]) -> dict[str | None, InUse]:

@@ -59,7 +59,10 @@ class Question:
 
 
 class Turn:
-    def __init__(self, services: Services, question: Question, assignment: Assignment) -> None:
+    def __init__(
+        self, services: Services, question: Question, assignment: Assignment, *, asked_at: float | None = None
+    ) -> None:
+        """asked_at: by `time.perf_counter`, when the request came; unset: now."""
         self._services = services
         self.question = question
         self.assignment = assignment
@@ -72,10 +75,10 @@ class Turn:
         self.likely: list[Sequence[tuple[int, float]]] = []  # shown where asked for, and not stored
         self.cached_tokens = 0
         self.finish_reason: str | None = None
-        self._started = time.perf_counter()
+        self._asked_at = time.perf_counter() if asked_at is None else asked_at
         self._first_at: datetime | None = None
-        self._last = self._started
-        self._first = self._started
+        self._last = self._first = self._asked_at
+        self._seen = False  # something of it, by whoever asked
         self._begun: asyncio.Future[Any] | None = None
         self._ended = False
         self.interrupted = False
@@ -168,7 +171,6 @@ class Turn:
             chunk = first.result()
             self._first_at, self._first = now(), time.perf_counter()
             self.cached_tokens = chunk.cached_tokens
-            metrics.time_to_first_token_seconds.labels(self.track).observe(self._first - self._started)
             yield chunk
             async for chunk in outputs:
                 yield chunk
@@ -180,6 +182,9 @@ class Turn:
         self.logprobs += chunk.logprobs
         self.likely += chunk.likely
         self._last = time.perf_counter()
+        if not self._seen:
+            self._seen = True
+            metrics.time_to_first_token_seconds.labels(self.track).observe(self._last - self._asked_at)
         if chunk.finish_reason is not None:
             self.finish_reason = chunk.finish_reason
 
@@ -310,7 +315,7 @@ class Turn:
         track, tokens = self.track, len(self.token_ids)
         metrics.replies_total.labels(track, state.value).inc()
         metrics.refusals_total.labels(track).inc(refuses(self.text))
-        metrics.request_duration_seconds.labels(track).observe(time.perf_counter() - self._started)
+        metrics.request_duration_seconds.labels(track).observe(time.perf_counter() - self._asked_at)
         metrics.reply_tokens.labels(track).observe(tokens)
         if tokens > 1:
             metrics.time_per_output_token_seconds.labels(track).observe((self._last - self._first) / (tokens - 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -108,7 +109,7 @@ async def open_turns(
     services: Services, identity: Identity, body: ChatRequest, *, comparison_rate: float | None = None
 ) -> list[Turn]:
     """The choices of one request: replies of one policy to one question."""
-    user_id = identity.user_id
+    user_id, asked_at = identity.user_id, time.perf_counter()
     body.check(services.settings)
     if body.logprobs and body.stop and services.safety is not None and services.safety.cuts:
         # With stop strings a token comes before its text does, and its logprob would spell what is held back.
@@ -130,7 +131,7 @@ async def open_turns(
             regenerate_of=question.regenerate_of or before,
             comparison_rate=comparison_rate,
         )
-        turns.append(Turn(services, each, assignment))
+        turns.append(Turn(services, each, assignment, asked_at=asked_at))
     begin(services, turns)
     if body.choices == 1:
         shadow.consider(services, turns[0])

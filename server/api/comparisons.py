@@ -6,6 +6,7 @@ The two streams share one response; each chunk says its `side`.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -74,7 +75,7 @@ async def open_duel(
 
     `comparison_rate`: how likely this was, where the server and not the user wanted a comparison.
     """
-    user_id = identity.user_id
+    user_id, asked_at = identity.user_id, time.perf_counter()
     body.check(services.settings)
     body.refuse(*_REFUSED, by="a comparison")
     check_room(services, user_id, replies=2)
@@ -91,8 +92,8 @@ async def open_duel(
         (one, other), propensity = prompted, drawn.propensity * prompts[0].propensity
     one = replace(one, comparison_rate=comparison_rate)
     other = replace(other, comparison_rate=comparison_rate, sampling=other.sampling.variant(1))
-    left = Turn(services, one, Assignment(drawn.left, "left", drawn.propensity))
-    right = Turn(services, other, Assignment(drawn.right, "right", drawn.propensity))
+    left = Turn(services, one, Assignment(drawn.left, "left", drawn.propensity), asked_at=asked_at)
+    right = Turn(services, other, Assignment(drawn.right, "right", drawn.propensity), asked_at=asked_at)
     comparison_id = new_id("cmp")
     rows = [left.row(), right.row()]
 

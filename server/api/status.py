@@ -10,7 +10,7 @@ from sqlmodel import Session, col, select
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from feedback.schema import TrainingRun
-from feedback.verdicts import count_votes, effective_vote
+from feedback.verdicts import effective_vote
 from server.identity import Scope
 from server.metrics import CONTENT_TYPE
 from server.openapi import Responses
@@ -48,11 +48,13 @@ async def status(request: Request) -> dict[str, Any]:
                 "message": run.message,
                 "updated_at": run.updated_at,
             }
-        return {"votes": {"total": count_votes(session), "mine": mine}, "trainer": trainer}
+        return {"mine": mine, "trainer": trainer}
 
+    found = await services.read(read)
     return {
         "policy": {"version": version, "number": known.number if known else number_of(version)},
-        **await services.read(read),
+        "votes": {"total": await services.vote_total.get(), "mine": found["mine"]},
+        "trainer": found["trainer"],
         "ready": services.residency.ready and not services.draining,
     }
 

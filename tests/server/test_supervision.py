@@ -1,6 +1,7 @@
 """The server watches its rollout: harm goes back by itself, an operator can hold, and the metrics say what was seen."""
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import httpx
 import pytest
 from sqlmodel import select
 
+from deploy import controller
+from deploy.settings import read_plan
 from feedback.schema import Policy, PolicyKind, Thumb
 from server.errors import BadConfiguration
 from server.run import serving
@@ -52,6 +55,30 @@ def test_harm_rolls_back_by_itself(running: Running) -> None:
         assert client.get("/v1/rollouts/current").json()["error"]["code"] == "no_rollout"
         assert running.metric("kudos_rollout_decisions_total", decision="roll_back") == 1
         assert running.metric("kudos_rollout_sample_ratio_mismatch") == 0
+
+
+@pytest.mark.parametrize("watch", ["true", "false"])
+def test_arms_that_have_not_their_users_are_told_after_it_went_back(forked: Make, watch: str) -> None:
+    """Also by servers that leave the acting to another process, which are then the only ones that tell."""
+    plan = {"KUDOS_ROLLOUT_LOOK_SECONDS": "0.1", "KUDOS_ROLLOUT_WATCH": watch}
+    running = forked(**plan).start()
+    with running.client() as client:
+        base, version = a_canary(running, client)
+        with running.store.write() as session:
+            for user in range(60):
+                serve(session, f"c{user}", version, 0.5, candidate=True)
+            serve(session, "s", base, 0.5, candidate=False)
+        mismatch = lambda: running.metric("kudos_rollout_sample_ratio_mismatch") == 1  # noqa: E731
+        wait_for(mismatch, 30, "the alarm")
+        if watch == "false":
+            assert client.get("/v1/rollouts/current").status_code == 200, "it does not act"
+            controller.look(running.store, read_plan())
+        wait_for(lambda: client.get("/v1/rollouts/current").status_code == 404, 30, "the candidate to be rolled back")
+        time.sleep(0.5)
+        assert mismatch(), "an alert must have the time to see it"
+        a_canary_again = client.post("/v1/rollouts", json={"version": version, "share": 0.5, "reason": "mended"})
+        assert a_canary_again.status_code == 200
+        wait_for(lambda: not mismatch(), 30, "the alarm to end with the next rollout")
 
 
 def test_an_operator_holds_and_resumes(running: Running) -> None:
