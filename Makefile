@@ -32,7 +32,7 @@ check: install-dev ## Style, types, arrows and quick tests; under two minutes
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	.venv/bin/lint-imports
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n 2 --dist worksteal -m "$(QUICK)" $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n 3 --dist worksteal -m "$(QUICK)" $(TEST_ARGS) # some of them wait
 
 fmt: install-dev ## Format, and fix what can be fixed by itself
 	$(PYTHON) -m ruff format .

@@ -128,17 +128,21 @@ def test_bursts_are_left_out_and_counted(settings: Settings, store: Store) -> No
     assert (counted["run_0"]["burst_votes"], counted["run_0"]["burst_users"]) == (0, 0)
 
 
-@pytest.mark.parametrize(("users", "mode"), [(12, "prompt"), (4, "user_and_prompt")])
-def test_what_is_new_about_the_held_out_votes_is_told(
-    settings: Settings, store: Store, model: Path, users: int, mode: str
-) -> None:
-    write_votes(store, make_tokenizer(), users=users)
-    patient = settings.model_copy(update={"burst_votes_per_minute": 0})
-    outcome = _runner(patient, store, model).run()
+def test_what_is_new_about_the_held_out_votes_is_told(settings: Settings, store: Store, model: Path) -> None:
+    write_votes(store, make_tokenizer(), users=12)
+    outcome = _runner(settings, store, model).run()
     (row,) = rows_of(store, TrainingRun)
-    assert row.metrics["samples"]["split"]["mode"] == row.metrics["evaluation"]["held_out_by"] == mode
+    assert row.metrics["samples"]["split"]["mode"] == row.metrics["evaluation"]["held_out_by"] == "prompt"
     assert outcome.report is not None
-    assert ("Too few people voted to hold some of them out" in outcome.report.read_text()) == (mode == "prompt")
+    assert "Too few people voted to hold some of them out" in outcome.report.read_text()
+
+
+def test_where_enough_people_vote_some_are_held_out(settings: Settings, store: Store) -> None:
+    write_votes(store, make_tokenizer(), users=4)
+    records = RunRecords(settings.model_copy(update={"burst_votes_per_minute": 0}), store, "run-1")
+    records.open(QUICK)
+    records.votes(QUICK)
+    assert records.held_out_by() == "user_and_prompt"
 
 
 def test_votes_on_a_single_prompt_are_too_few(settings: Settings, store: Store, model: Path) -> None:
@@ -278,16 +282,16 @@ def _busy(*arguments: Any, **values: Any) -> Any:
 
 
 def test_a_busy_database_costs_no_lease_before_it_runs_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer.held_lease, "LEASE_SECONDS", 1.2)
+    monkeypatch.setattr(trainer.held_lease, "LEASE_SECONDS", 0.8)
     with held_lease(store) as lease:
         with monkeypatch.context() as patched:
             patched.setattr(leases, "renew", _busy)
-            time.sleep(0.5)
+            time.sleep(0.3)
         lease.check()
-        time.sleep(1.0)
+        time.sleep(0.8)
         lease.check()
         monkeypatch.setattr(leases, "renew", _busy)
-        time.sleep(1.8)
+        time.sleep(1.2)
         with pytest.raises(LostLease, match="ran out, as it could not be renewed: another process has been writing"):
             lease.check()
 
