@@ -15,6 +15,7 @@ class Cached(Generic[T]):
         self._look_up, self._fresh_seconds = look_up, fresh_seconds
         self._at = float("-inf")
         self._found: T
+        self._forgotten = False
         self._looking = asyncio.Lock()
 
     async def get(self) -> T:
@@ -22,12 +23,15 @@ class Cached(Generic[T]):
         if self._is_old():
             async with self._looking:
                 if self._is_old():
+                    self._forgotten = False
                     self._found = await self._look_up()
-                    self._at = time.monotonic()
+                    if not self._forgotten:  # meanwhile: then this may be from before
+                        self._at = time.monotonic()
         return self._found
 
     def forget(self) -> None:
-        self._at = float("-inf")
+        """What is asked from now on is looked up from now on."""
+        self._at, self._forgotten = float("-inf"), True
 
     def _is_old(self) -> bool:
         return time.monotonic() - self._at > self._fresh_seconds

@@ -138,6 +138,8 @@ async def _cast(
         outcome = "failed" if isinstance(error, StorageError) else "rejected"
         metrics.vote_series(kind.value, value, metrics.NO_TRACK, outcome).inc()
         raise
+    if result.outcome is VoteOutcome.ACCEPTED:
+        services.vote_total.forget()  # who has just voted looks at it
     track = _track(result, services.residency.wanted)
     metrics.vote_series(kind.value, value, track, result.outcome.value).inc()
     ends = [reply.finished_at for reply in result.replies if reply.finished_at is not None]
@@ -153,6 +155,7 @@ async def _withdraw(services: Services, user_id: str, kind: TargetKind, target_i
         lambda connection: withdraw_vote(connection, user_id=user_id, target_kind=kind, target_id=target_id),
         one_row=True,
     )
+    services.vote_total.forget()
     metrics.vote_series(kind.value, "none", metrics.NO_TRACK, result.outcome.value).inc()
     return result
 

@@ -24,6 +24,22 @@ async def test_many_ask_and_one_looks() -> None:
     assert (await stale.get(), await stale.get()) == (3, 4)
 
 
+async def test_what_is_forgotten_while_somebody_looks_is_looked_up_again() -> None:
+    truth = 1
+
+    async def look_up() -> int:
+        seen = truth
+        await asyncio.sleep(0.02)
+        return seen
+
+    found = Cached(look_up, fresh_seconds=60.0)
+    early = asyncio.create_task(found.get())
+    await asyncio.sleep(0.01)
+    truth = 2
+    found.forget()
+    assert (await early, await found.get()) == (1, 2)
+
+
 async def test_who_cannot_look_says_so_and_the_next_one_looks_again() -> None:
     answers = iter([ValueError("the database is away"), 7])
 
