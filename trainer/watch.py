@@ -36,7 +36,7 @@ class Watcher:
         self.settings, self.trainer, self.store, self.say = settings, trainer, store, say
         self._child: subprocess.Popen[bytes] | None = None
         self._stopping = False
-        self._failures = 0  # in a row
+        self._pause_seconds = trainer.poll_seconds  # after the next failure; longer for each one in a row
         self._not_before = 0.0  # monotonic; after a failure it waits, unless an operator asks
 
     def run(self) -> None:
@@ -83,15 +83,13 @@ class Watcher:
         self._child = None
         self.say(f"{self._outcome(status, resumed)}, after {(time.monotonic() - started) / 60:.1f} min")
         if status == 0:
-            self._failures = 0
+            self._pause_seconds = self.trainer.poll_seconds
         elif not self._stopping:
             if resumed:
                 with suppress(TrainerError):
                     give_up(self.store, resumed, "the process died")
-            self._not_before = time.monotonic() + min(
-                _LONGEST_PAUSE_SECONDS, self.trainer.poll_seconds * 4**self._failures
-            )
-            self._failures += 1
+            self._not_before = time.monotonic() + self._pause_seconds
+            self._pause_seconds = min(_LONGEST_PAUSE_SECONDS, 4 * self._pause_seconds)
 
     def _outcome(self, status: int, resumed: str | None) -> str:
         with self.store.read() as session:
