@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
+
+from sqlmodel import Session
 
 from feedback.errors import StorageError
 from feedback.replies import recover_abandoned
@@ -20,15 +23,21 @@ EVERY_SECONDS = 60.0
 
 async def keep_recovering(services: Services, every_seconds: float = EVERY_SECONDS) -> None:
     """Until it is cancelled."""
-    own, reached = services.residency.replica_id, False
+    reached = False
     while True:
         await asyncio.sleep(every_seconds)
+        own = services.residency.replica_id  # known once the server listens
+        # Not at once after the database was away: those that live have had no chance to say so.
+        recover = partial(recover_abandoned, replica_id=own) if reached else _nothing
         try:
-            # Not at once after the database was away: those that live have had no chance to say so.
-            found = await services.write(lambda session: recover_abandoned(session, own) if reached else 0)  # noqa: B023
-            reached = True
+            found = await services.write(recover)
         except StorageError:
             reached = False
             continue
+        reached = True
         if found:
             log.warning("%s replies of servers that are gone were never ended; they are incomplete now", found)
+
+
+def _nothing(session: Session) -> int:
+    return 0
