@@ -13,6 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from feedback.splits import SplitMode
+
 
 @dataclass(frozen=True)
 class SetRates:
@@ -58,9 +60,8 @@ class EvaluationReport:
     """Of the reward model, on votes of people and prompts that it has not seen."""
     held_out_accuracy_lower: float
     held_out_accuracy_upper: float
-    held_out_by: str = "user_and_prompt"
-    """What is new about those votes: people and prompts, or, where few vote, `prompt` or `vote` alone. The second judge
-    learned from the same votes."""
+    held_out_by: SplitMode = SplitMode.USER_AND_PROMPT
+    """What is new about those votes. The second judge learned from the same ones."""
     pushed_phrase_rate_candidate: float = 0.0
     """Replies with a phrase that only a few people wrote into their corrections, and no policy says of itself."""
     pushed_phrase_rate_serving: float = 0.0
@@ -200,13 +201,13 @@ def _gamed(report: EvaluationReport, limits: GateLimits) -> tuple[list[str], lis
 
 
 def _others(report: EvaluationReport) -> str:
-    return "other people's votes" if report.held_out_by == "user_and_prompt" else "held-out votes"
+    return "other people's votes" if report.held_out_by == SplitMode.USER_AND_PROMPT else "held-out votes"
 
 
 def _weakly_held_out(report: EvaluationReport) -> list[str]:
-    if report.held_out_by == "user_and_prompt":
+    if report.held_out_by == SplitMode.USER_AND_PROMPT:
         return []
-    known = "people" if report.held_out_by == "prompt" else "people and prompts"
+    known = "people" if report.held_out_by == SplitMode.PROMPT else "people and prompts"
     return [
         f"Too few people voted to hold some of them out: the votes that test the reward model, and teach the second "
         f"judge, are of {known} from whom it has learned, and flatter it."

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from deploy.gate import EvaluationReport
 from feedback.refusals import refuses
+from feedback.splits import SplitMode
 from trainer.agreement import PushedPhrase
 from trainer.assessment import Assessment
 from trainer.backbone import Backbone
@@ -131,7 +132,7 @@ def evaluate(
     decode: Callable[[Sequence[int]], str],
     history: Sequence[Mapping[str, float]],
     assessment: Assessment,
-    held_out_by: str,
+    held_out_by: SplitMode,
     ppo: PpoConfig,
     rules: Rules,
     seed: int,

@@ -18,6 +18,7 @@ from feedback.privacy import clear_run_files
 from feedback.samples import SampleSet, collect, record_lineage
 from feedback.schema import Lease, Policy, PolicyKind, RewardModel, RunState, TrainingRun, now
 from feedback.settings import Settings
+from feedback.splits import SplitMode
 from feedback.store import Store
 from trainer.config import TrainingConfig
 from trainer.errors import RunErased, TrainerError
@@ -105,11 +106,11 @@ class RunRecords:
         people = "1 person" if of["burst_users"] == 1 else f"{of['burst_users']} people"
         return f"{of['burst_votes']} votes of {people} in quarantine: bursts"
 
-    def held_out_by(self) -> str:
-        """What is new about the votes that were held out (`feedback.splits.SplitMode`)."""
+    def held_out_by(self) -> SplitMode:
+        """What is new about the votes that were held out."""
         with self.store.read() as session:
             of = session.get_one(TrainingRun, self.run_id).metrics.get("samples") or {}
-        return str(of["split"]["mode"]) if "split" in of else EvaluationReport.held_out_by
+        return SplitMode(of["split"]["mode"]) if "split" in of else SplitMode.USER_AND_PROMPT
 
     def lineage(self, samples: SampleSet) -> None:
         with self.store.write() as session:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.gate import EvaluationReport, GateLimits, SetRates, judge
+from feedback.splits import SplitMode
 
 AS_GOOD = SetRates(96, 0.94, 0.87, 0.97, 0.95, 0.88, 0.98)
 PAST_ITS_BEST = {"reward_trend": 0.6, "reward_trend_lower": 0.2, "judge_trend": -0.4, "judge_trend_upper": -0.05}
@@ -96,8 +97,10 @@ def test_a_win_by_length_is_flagged() -> None:
     assert "still wins" in shown.flags[0]
 
 
-@pytest.mark.parametrize(("mode", "known"), [("prompt", "of people from whom"), ("vote", "of people and prompts from")])
-def test_votes_that_were_held_out_of_nobody_else_are_flagged(mode: str, known: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "known"), [(SplitMode.PROMPT, "of people from whom"), (SplitMode.VOTE, "of people and prompts from")]
+)
+def test_votes_that_were_held_out_of_nobody_else_are_flagged(mode: SplitMode, known: str) -> None:
     few = dataclasses.replace(GOOD, held_out_by=mode)
     assert judge(few).accepted
     assert known in judge(few).flags[0]

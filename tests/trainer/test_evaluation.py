@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from deploy.gate import EvaluationReport, GateLimits, judge
+from feedback.splits import SplitMode
 from tests.trainer.models import END, VOCAB, TorchSampler, make_backbone
 from trainer.agreement import PushedPhrase
 from trainer.assessment import Assessment, assess
@@ -214,7 +215,7 @@ def _evaluated(
         decode=_decode,
         history=history,
         assessment=trained[1],
-        held_out_by="user_and_prompt",
+        held_out_by=SplitMode.USER_AND_PROMPT,
         ppo=PPO,
         rules=Rules(),
         seed=0,
