@@ -20,6 +20,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from deploy.errors import LeaseLost
 from deploy.gate import judge
+from feedback.errors import StorageError
 from feedback.ids import new_id
 from feedback.run_files import ERROR
 from feedback.schema import PolicyKind, RunState
@@ -96,7 +97,8 @@ class TrainingRunner:
             except (LostLease, LeaseLost):
                 raise  # the row, and what it says, is now whoever's goes on with the run
             except BaseException as error:
-                interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+                # A database that was away comes back: such a run is taken up again, once.
+                interrupted = isinstance(error, KeyboardInterrupt | SystemExit | StorageError)
                 state = RunState.INTERRUPTED if interrupted else RunState.FAILED
                 if not records.close(state, error=_one_line(error)):
                     folder.forget_words()  # those that it wrote after the erasure

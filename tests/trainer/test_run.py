@@ -258,6 +258,21 @@ def test_a_run_goes_on_from_the_policy_with_which_it_began(
     assert parents[version] == parents[other] != other
 
 
+def test_a_run_that_a_busy_database_ended_is_taken_up_again(
+    settings: Settings, store: Store, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_votes(store, make_tokenizer())
+    with monkeypatch.context() as patched:
+        patched.setattr(RunRecords, "reward_model", _busy)
+        with pytest.raises(StorageBusy):
+            _runner(settings, store, model).run(reward_model_only=True)
+    with store.read() as session:
+        run_id = abandoned_run(session)
+    outcome = _runner(settings, store, model).run(resume=run_id)
+    (row,) = rows_of(store, TrainingRun)
+    assert (row.id, row.state, row.error) == (outcome.run_id, RunState.SUCCEEDED, None)
+
+
 def test_a_run_that_was_to_fit_the_reward_model_alone_does_no_more_when_it_goes_on(
     settings: Settings, store: Store, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
