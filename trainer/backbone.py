@@ -5,7 +5,8 @@ adapter that only touches the upper layers lets every other one reuse the hidden
 layers.
 
 An adapter acts by replacing a layer's weights with W + s·B·A, computed once per step, so a step costs what a plain
-step costs; adding x·A·B beside x·W would run many small products instead.
+step costs; adding x·A·B beside x·W would run many small products instead. One that acts on replies alone (`run_reads`)
+sees prompts through the frozen layers' keys and values, which one pass leaves for all such adapters.
 
 Works for decoders with Llama's layers (Llama, Qwen2, Qwen3, Mistral). They are written out here, and not called as
 transformers' own modules, because those know no packed tokens and compute the uppermost layer where nobody reads it.
@@ -17,9 +18,11 @@ A heads, D width of a head, H hidden, V vocabulary (see `trainer.batches`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +50,45 @@ EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
 Weights = Mapping[str, Tensor]  # by name below `model.`, such as "layers.0.mlp.up_proj.weight"; the head is HEAD
 FROZEN: Weights = {}
+
+
+class KeyValues(NamedTuple):
+    """What a layer's attention sees of all tokens, N of them and padding."""
+
+    key_NKD: Tensor
+    value_NKD: Tensor
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """A batch's tokens on attention's grid: all, and those that are read."""
+
+    batch: Batch
+    places: Places
+
+    @cached_property
+    def read_C(self) -> Tensor:
+        return padded(self.batch.read_C)
+
+    @cached_property
+    def reading(self) -> Places:
+        cos_CD, sin_CD = (x.index_select(0, self.read_C) for x in (self.places.cos_ND, self.places.sin_ND))
+        return Places(self.batch.read_slot_C, self.batch.prompts, self.batch.row_reads, cos_CD, sin_CD)
+
+
+@dataclass
+class Trace:
+    """What a pass leaves behind for others that go on from it."""
+
+    first: int
+    """The lowest layer whose keys and values are kept."""
+
+    inputs_of: Collection[int]
+    """The layers whose inputs are kept."""
+
+    inputs: dict[int, Tensor] = field(default_factory=dict)  # (N, H), by layer
+    keys_values: dict[int, KeyValues] = field(default_factory=dict)
+    tokens: _Tokens = field(init=False)
 
 
 class Backbone:
@@ -113,27 +155,50 @@ class Backbone:
         """(N, H)."""
         return F.embedding(batch.ids_N, weights.get(EMBEDDING, self._inner.embed_tokens.weight))
 
-    def run(self, hidden_NH: Tensor, batch: Batch, start: int, stop: int, weights: Weights = FROZEN) -> Tensor:
+    def run(
+        self,
+        hidden_NH: Tensor,
+        batch: Batch,
+        start: int,
+        stop: int,
+        weights: Weights = FROZEN,
+        *,
+        trace: Trace | None = None,
+    ) -> Tensor:
         """Layers start..stop−1, with `weights` in place of the frozen ones. (N, H), but (C, H) from the top: the last
-        layer computes only what is read."""
+        layer computes only what is read. trace: is filled in."""
         if start == stop:
             return hidden_NH
         hidden_NH = padded(hidden_NH)
-        cos_1ND, sin_1ND = self._inner.rotary_emb(hidden_NH, position_ids=padded(batch.positions_N)[None])
-        places = Places(batch.slot_N, batch.prompts, batch.row_tokens, cos_1ND[0], sin_1ND[0])
+        tokens = self._tokens(batch, hidden_NH)
+        if trace is not None:
+            trace.tokens = tokens
         for index in range(start, stop):
-            hidden_NH = self._layer(index, hidden_NH, batch, places, weights)
+            if trace is not None and index in trace.inputs_of:
+                trace.inputs[index] = hidden_NH[: len(batch.ids_N)]
+            hidden_NH, keys_values = self._layer(index, hidden_NH, tokens, weights)
+            if trace is not None and index >= trace.first:
+                trace.keys_values[index] = keys_values
         return hidden_NH[: len(batch.read_C if stop == self.depth else batch.ids_N)]
 
+    def run_reads(self, trace: Trace, weights: Weights) -> Tensor:
+        """(C, H): the layers from `trace.first` to the top once more, with other weights, for the tokens that are read
+        alone. They see the other ones, the prompts, as the trace has them."""
+        tokens = trace.tokens
+        hidden_CH = trace.inputs[trace.first].index_select(0, tokens.read_C)
+        for index in range(trace.first, self.depth):
+            hidden_CH, _ = self._layer(index, hidden_CH, tokens, weights, trace.keys_values[index])
+        return hidden_CH[: len(tokens.batch.read_C)]
+
+    def _tokens(self, batch: Batch, hidden_NH: Tensor) -> _Tokens:
+        cos_1ND, sin_1ND = self._inner.rotary_emb(hidden_NH, position_ids=padded(batch.positions_N)[None])
+        return _Tokens(batch, Places(batch.slot_N, batch.prompts, batch.row_tokens, cos_1ND[0], sin_1ND[0]))
+
     def _layer(
-        self,
-        index: int,
-        hidden_NH: Tensor,
-        batch: Batch,
-        places: Places,
-        weights: Weights,
-    ) -> Tensor:
-        """One decoder layer; the uppermost one only for the tokens that are read."""
+        self, index: int, hidden: Tensor, tokens: _Tokens, weights: Weights, seen: KeyValues | None = None
+    ) -> tuple[Tensor, KeyValues]:
+        """One decoder layer, with the keys and values that it attended to; the uppermost one only for the tokens that
+        are read. seen: of all tokens; then `hidden` is (C, H), of the tokens that are read, which replace their own."""
         layer: Any = self.layers[index]
 
         def linear(name: str, x: Tensor) -> Tensor:
@@ -151,25 +216,24 @@ class Backbone:
         def heads(name: str, x: Tensor) -> Tensor:
             return linear(f"self_attn.{name}_proj", x).view(len(x), -1, layer.self_attn.head_dim)
 
-        normed_NH = norm("input_layernorm", hidden_NH)
-        asking_NH, asking = normed_NH, places
-        top = index == self.depth - 1
-        if top:
-            read_C = padded(batch.read_C)
-            asking_NH, hidden_NH, cos_CD, sin_CD = (
-                x.index_select(0, read_C) for x in (normed_NH, hidden_NH, places.cos_ND, places.sin_ND)
-            )
-            asking = Places(batch.read_slot_C, batch.prompts, batch.row_reads, cos_CD, sin_CD)
-        query, key, value = heads("q", asking_NH), heads("k", normed_NH), heads("v", normed_NH)
+        normed = norm("input_layernorm", hidden)
+        asking = normed
+        reads = seen is not None or index == self.depth - 1
+        if reads and seen is None:
+            asking, hidden = (x.index_select(0, tokens.read_C) for x in (normed, hidden))
+        query, key, value = heads("q", asking), heads("k", normed), heads("v", normed)
         if hasattr(layer.self_attn, "q_norm"):
             query, key = norm("self_attn.q_norm", query), norm("self_attn.k_norm", key)
-        grid = Grid(asking, places, batch.mask(hidden_NH.dtype, read=top), layer.self_attn.scaling)
+        if seen is not None:
+            read_C = tokens.batch.read_C
+            key = seen.key_NKD.index_copy(0, read_C, key[: len(read_C)])
+            value = seen.value_NKD.index_copy(0, read_C, value[: len(read_C)])
+        mask = tokens.batch.mask(hidden.dtype, read=reads)
+        grid = Grid(tokens.reading if reads else tokens.places, tokens.places, mask, layer.self_attn.scaling)
         attended = attend(query, key, value, grid)
-        hidden_NH, normed_NH = add_norm(
-            hidden_NH, linear("self_attn.o_proj", attended), *normer("post_attention_layernorm")
-        )
-        gated = swiglu(linear("mlp.gate_proj", normed_NH), linear("mlp.up_proj", normed_NH))
-        return hidden_NH + linear("mlp.down_proj", gated)
+        hidden, normed = add_norm(hidden, linear("self_attn.o_proj", attended), *normer("post_attention_layernorm"))
+        gated = swiglu(linear("mlp.gate_proj", normed), linear("mlp.up_proj", normed))
+        return hidden + linear("mlp.down_proj", gated), KeyValues(key, value)
 
     def normed(self, hidden: Tensor, weights: Weights = FROZEN) -> Tensor:
         norm = self._inner.norm

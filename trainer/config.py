@@ -25,8 +25,9 @@ class RewardModelConfig(Frozen):
     members: int = Field(3, ge=2, le=16)
     """Size of the ensemble; its spread is what the reward distrusts."""
 
-    adapted_share: float = Field(0.6, gt=0, le=1)
-    """Share of the layers, from the top, that carry adapters. The layers below run once for all members."""
+    adapted_share: float = Field(1.0, gt=0, le=1)
+    """Share of the layers, from the top, that carry adapters. They act on replies; prompts, and the layers below, run
+    once for all members."""
 
     epochs: int = Field(2, ge=1)
     batch_size: int = Field(16, ge=2)

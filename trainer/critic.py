@@ -1,7 +1,8 @@
 """PPO's critic: what a reply will be worth, guessed in its middle.
 
 It starts as the reward model's first member, in the reward's units (Stiennon et al. 2020, appendix B.1). How much of it
-learns is a choice: its value head alone, an adapter as the reward model has them, or every weight.
+learns is a choice: its value head alone, an adapter like the reward model's, or every weight. Where its layers learn,
+it also reads prompts through them, as the member did not, and so it starts only near that.
 
 Shapes: N packed tokens, C of them read, B replies, R tokens of the longest one (see `trainer.batches`).
 """

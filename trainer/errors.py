@@ -29,6 +29,10 @@ class OtherAdapter(TrainerError):
     """The serving policy's adapter was made with other settings than this run asks for."""
 
 
+class OtherRewardModel(TrainerError):
+    """A run that goes on finds a reward model that an older kudos fitted."""
+
+
 class OtherCheckpoint(TrainerError):
     """A run that goes on finds a checkpoint of another version, or of other settings."""
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.advantages import gae, leave_one_out, token_rewards, whiten
-from trainer.backbone import FROZEN, Backbone, Weights
+from trainer.backbone import FROZEN, Backbone, Trace, Weights
 from trainer.batches import Batch, Part, Row
 from trainer.config import PpoConfig, RewardConfig
 from trainer.critic import make_critic
@@ -201,8 +201,8 @@ class Ppo:
         """Score a rollout: policy, reference, critic and reward model, with one pass of the layers they share."""
         batch = self._rows(rollouts)
         mask_BR = batch.reply_mask_BR
-        backbone, first = self.backbone, self.reward_model.first
-        trunk, temperature = min(self.policy.first, first), self.config.temperature
+        backbone, temperature = self.backbone, self.config.temperature
+        below, first = self.policy.first, self.reward_model.first
         policy_NH, critic_NH = (
             torch.zeros(len(batch.ids_N), backbone.hidden_size, dtype=backbone.dtype, device=batch.device)
             for _ in range(2)
@@ -221,27 +221,26 @@ class Ppo:
         def score(part: Part) -> None:
             piece, rows = part.batch, part.replies
             steps = piece.reply_mask_BR.shape[1]
-            shared = backbone.run(backbone.embed(piece), piece, 0, trunk)
-            policy_NH[part.tokens] = below = backbone.run(shared, piece, trunk, self.policy.first)
-            lower = backbone.run(shared, piece, trunk, first)
-            reference = backbone.run(lower, piece, first, backbone.depth)
+            trace = Trace(first, {below, first})
+            reference = backbone.run(backbone.embed(piece), piece, 0, backbone.depth, trace=trace)
             likely = reply_logprobs(backbone, reference, piece, 1.0)  # as the reward model was fitted to read it
             if temperature == 1.0:
                 reference_BR[rows, :steps] = likely
             else:
                 reference_BR[rows, :steps] = reply_logprobs(backbone, reference, piece, temperature)
-            frozen = Shared(lower, surprise(likely, piece))
+            frozen = Shared(trace, surprise(likely, piece))
             surprise_NF[part.read] = frozen.surprise_CF
-            policy = self._policy_states(below, piece, weights)
+            policy_NH[part.tokens] = trace.inputs[below]
+            policy = self._policy_states(trace.inputs[below], piece, weights)
             logprobs_BR[rows, :steps], entropy_BR[rows, :steps] = reply_logprobs_and_entropy(
                 backbone, policy, piece, temperature, weights
             )
-            states = self.reward_model.states(frozen, piece, members)
+            states = self.reward_model.states(frozen, members)
             scores_MB[:, rows] = self.reward_model.scores_of(states, frozen, piece)
             if self.judge is not None and judge_B is not None:
                 judge_B[rows] = self.judge.scores(frozen, piece, judges).mean(0)
             if self.critic is not None:
-                kept = self.critic.frozen(lower, states[0])
+                kept = self.critic.frozen(trace.inputs[first], states[0])
                 critic_NH[self.critic.kept(part)] = kept
                 values_BR[rows, :steps] = self.critic.values(kept, frozen.surprise_CF, piece, critic_weights)
 

@@ -1,8 +1,9 @@
 """The reward model: an ensemble of small adapters and heads on the frozen backbone, fitted to votes.
 
-Each member gives one score, at a reply's last token (its end). What is frozen runs once for all members. They differ in
-their random start alone, which is enough for them to differ where the votes do not speak clearly (deep ensembles:
-Lakshminarayanan et al. 2017, arXiv 1612.01474).
+Each member gives one score, at a reply's last token (its end). Its adapter acts on replies alone: they see their
+prompts as the frozen layers do, whose keys and values one pass makes for all members. Members differ in their random
+start alone, which is enough for them to differ where the votes do not speak clearly (deep ensembles: Lakshminarayanan
+et al. 2017, arXiv 1612.01474).
 
 Shapes: M members, B sequences, T tokens, H hidden.
 """
@@ -23,16 +24,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from feedback.run_files import PART
-from trainer.backbone import Backbone, Weights
+from trainer.backbone import Backbone, Trace, Weights
 from trainer.batches import Batch, Part
 from trainer.config import RewardModelConfig
 from trainer.device import passes
+from trainer.errors import OtherRewardModel
 from trainer.examples import SURFACES, PairExample, ThumbExample, VoteExample
 from trainer.fused import precise
 from trainer.layout import lay_out
 from trainer.likelihood import VoteModel
+from trainer.logprobs import reply_logprobs
 from trainer.lora import LoraAdapter
-from trainer.surprise import COLUMNS, surprise_of
+from trainer.surprise import COLUMNS, surprise
 from trainer.unrelated import Contrast, Unrelated
 from trainer.workers import each_part, even_parts, side_by_side
 
@@ -40,52 +43,59 @@ from trainer.workers import each_part, even_parts, side_by_side
 class Shared(NamedTuple):
     """What all members read of a batch: frozen, so computed once."""
 
-    lower_NH: Tensor  # what the layers below the adapters give
-    surprise_CF: Tensor  # of the whole frozen model (see `trainer.surprise`)
+    trace: Trace  # of the frozen model's pass: what the adapted layers take, and their keys and values
+    surprise_CF: Tensor  # of its tokens (see `trainer.surprise`)
 
 
 class Member(nn.Module):
-    """One adapter over the upper layers and a linear head, drawn from N(0, 1/√(d+1)) (Stiennon et al. 2020).
+    """One adapter and a linear head.
 
-    The head reads the hidden state of a position and the mean of the reply's states up to it: manner shows anywhere in
-    a reply, and a small model's last state alone remembers little of it. A second head reads in the same way how likely
-    the frozen model finds the tokens, which tells whether they are to the point. All is causal, so that every position
-    has a score: what the reply would be worth if it ended there. The critic starts from just that.
+    The head reads the hidden state of a position, and the mean and the sum of the reply's states up to it: manner shows
+    anywhere in a reply, people also count, and a small model's last state alone remembers little of either. A second
+    head reads how likely the frozen model finds the tokens, which tells whether they are to the point. All is causal,
+    so that every position has a score: what the reply would be worth if it ended there. The critic starts from just
+    that. A state's weights and the mean's are drawn from N(0, 1/√(d+1)) (Stiennon et al. 2020), the others start at 0.
     """
 
     def __init__(self, backbone: Backbone, config: RewardModelConfig, first: int, seed: int) -> None:
         super().__init__()
         self.adapter = LoraAdapter(backbone, config.lora, seed, first)
         generator = torch.Generator().manual_seed(seed + 1)
-        width = 2 * backbone.hidden_size
-        head = torch.randn(width, generator=generator) / math.sqrt(width + 1)
+        drawn = torch.randn(2 * backbone.hidden_size, generator=generator) / math.sqrt(2 * backbone.hidden_size + 1)
+        head = torch.cat([drawn, torch.zeros(backbone.hidden_size)])
         self.head = nn.Parameter(head.to(backbone.device))
         self.surprise_head = nn.Parameter(torch.zeros(2 * COLUMNS, device=backbone.device))
 
-    def states(self, backbone: Backbone, shared: Shared, batch: Batch, weights: Weights | None = None) -> Tensor:
+    def states(self, backbone: Backbone, shared: Shared, weights: Weights | None = None) -> Tensor:
         """(C, H): what the head reads. weights: the adapter's, merged, where the caller has them."""
         weights = self.adapter.merged() if weights is None else weights
-        return backbone.normed(backbone.run(shared.lower_NH, batch, self.adapter.first, backbone.depth, weights))
+        return backbone.normed(backbone.run_reads(shared.trace, weights))
 
     def forward(self, backbone: Backbone, shared: Shared, batch: Batch) -> Tensor:
         """(B, R + 1), fp32: the score before a reply's first token, and after each of its tokens."""
-        return self.readout(self.states(backbone, shared, batch), shared, batch)
+        return self.readout(self.states(backbone, shared), shared, batch)
 
     def readout(self, states_CH: Tensor, shared: Shared, batch: Batch) -> Tensor:
         """As `forward`, where the caller has the states."""
         return readout(states_CH, shared.surprise_CF, batch, self.head, self.surprise_head)
 
 
+SUMMED = 16.0
+"""Tokens to a unit of the sum, so that its weights are learned about as fast as those of the mean."""
+
+
 def readout(normed_CH: Tensor, surprise_CF: Tensor, batch: Batch, head: Tensor, surprise_head: Tensor) -> Tensor:
     """(B, R + 1), fp32: the heads' score before a reply's first token, and after each of its tokens."""
-    here, mean = head.chunk(2)
+    here, mean, total = head.chunk(3)
     here_surprise, mean_surprise = surprise_head.chunk(2)
     states_CH = precise(normed_CH)
     here_C = states_CH @ here + surprise_CF @ here_surprise
+    # A mean of projections is the projection of the mean, at a fraction of the memory. The same holds for the sum.
     mean_C = states_CH @ mean + surprise_CF @ mean_surprise
-    # A mean of projections is the projection of the mean, at a fraction of the memory.
-    mean_BR = torch.cumsum(mean_C[batch.token_BR] * batch.reply_mask_BR, dim=1)
-    after_BR = here_C[batch.token_BR] + mean_BR / torch.arange(1, mean_BR.shape[1] + 1, device=mean_BR.device)
+    total_C = states_CH @ total / SUMMED
+    mean_BR, total_BR = (torch.cumsum(each[batch.token_BR] * batch.reply_mask_BR, dim=1) for each in (mean_C, total_C))
+    tokens_R = torch.arange(1, mean_BR.shape[1] + 1, device=mean_BR.device)
+    after_BR = here_C[batch.token_BR] + mean_BR / tokens_R + total_BR
     return torch.cat([here_C[batch.predicting_BR[:, :1]], after_BR], dim=1)
 
 
@@ -110,17 +120,18 @@ class RewardModel(nn.Module):
 
     @torch.no_grad()
     def shared(self, batch: Batch) -> Shared:
-        lower_NH = self.backbone.run(self.backbone.embed(batch), batch, 0, self.first)
-        return Shared(lower_NH, surprise_of(self.backbone, lower_NH, batch, self.first))
+        backbone, trace = self.backbone, Trace(self.first, {self.first})
+        hidden_CH = backbone.run(backbone.embed(batch), batch, 0, backbone.depth, trace=trace)
+        return Shared(trace, surprise(reply_logprobs(backbone, hidden_CH, batch, 1.0), batch))
 
     def merged(self) -> list[Weights]:
         """Each member's weights, to score several batches with."""
         return [cast(Member, member).adapter.merged() for member in self.members]
 
-    def states(self, shared: Shared, batch: Batch, merged: Sequence[Weights] | None = None) -> list[Tensor]:
+    def states(self, shared: Shared, merged: Sequence[Weights] | None = None) -> list[Tensor]:
         """M times (C, H): what each member's head reads."""
         return [
-            cast(Member, member).states(self.backbone, shared, batch, weights)
+            cast(Member, member).states(self.backbone, shared, weights)
             for member, weights in zip(self.members, merged or self.merged(), strict=True)
         ]
 
@@ -131,7 +142,7 @@ class RewardModel(nn.Module):
 
     def scores(self, shared: Shared, batch: Batch, merged: Sequence[Weights] | None = None) -> Tensor:
         """(M, B): mean 0 and standard deviation 1 over the reference policy's replies, member by member."""
-        return self.scores_of(self.states(shared, batch, merged), shared, batch)
+        return self.scores_of(self.states(shared, merged), shared, batch)
 
     def scores_of(self, states: Sequence[Tensor], shared: Shared, batch: Batch) -> Tensor:
         """As `scores`, where the caller has the states."""
@@ -176,11 +187,16 @@ class RewardModel(nn.Module):
 
     @classmethod
     def load(cls, folder: Path, backbone: Backbone) -> RewardModel:
+        """Raises OtherRewardModel where an older kudos made it: its numbers mean something else today."""
         config = RewardModelConfig.model_validate_json((folder / "reward_model.json").read_text())
         model = cls(backbone, config, seed=0)
-        # One that was fitted before there were surprise heads scores as it did: they start at 0.
-        new = {name: tensor for name, tensor in model.state_dict().items() if name.endswith(".surprise_head")}
-        model.load_state_dict(new | load_file(folder / "reward_model.safetensors"))
+        tensors = load_file(folder / "reward_model.safetensors")
+        if tensors["members.0.head"].shape != cast(Member, model.members[0]).head.shape:
+            raise OtherRewardModel(
+                f"the reward model of {folder.parent.name} was fitted by an older kudos, whose adapters acted on "
+                "prompts too: start another run"
+            )
+        model.load_state_dict(tensors)
         return model
 
 

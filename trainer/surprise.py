@@ -12,9 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainer.backbone import Backbone
 from trainer.batches import Batch
-from trainer.logprobs import reply_logprobs
 
 COLUMNS = 2
 UNITS_PER_NAT = 4.0
@@ -34,10 +32,3 @@ def surprise(logprobs_BR: Tensor, batch: Batch) -> Tensor:
     result_CF = logprobs_BR.new_zeros(len(batch.read_C), COLUMNS)
     result_CF[batch.token_BR[mask_BR]] = columns_BRF[mask_BR]
     return result_CF
-
-
-@torch.no_grad()
-def surprise_of(backbone: Backbone, lower_NH: Tensor, batch: Batch, first: int) -> Tensor:
-    """As above. lower_NH: what the frozen layers below `first` give."""
-    hidden_CH = backbone.run(lower_NH, batch, first, backbone.depth)
-    return surprise(reply_logprobs(backbone, hidden_CH, batch, 1.0), batch)

@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import trainer.device
 from tests.trainer.models import FAMILIES, VOCAB, all_logits, causal_lm, make_backbone, read_whole
-from trainer.backbone import ADAPTED, Backbone
+from trainer.backbone import ADAPTED, Backbone, Trace
 from trainer.batches import Batch
 from trainer.config import LoraConfig
 from trainer.errors import UnsupportedModel
@@ -55,18 +55,22 @@ def test_layers_run_one_by_one_give_what_transformers_gives(family: str, tied: b
     torch.testing.assert_close(_logits(backbone, 1, 2), expected, rtol=1e-5, atol=1e-5)
 
 
+def _changed(backbone: Backbone, first: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        name: backbone.weight(name) + 0.05 * torch.randn(backbone.weight(name).shape, generator=generator)
+        for layer in range(first, backbone.depth)
+        for name in [f"layers.{layer}.{linear}.weight" for linear in ADAPTED]
+    }
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_other_weights_take_the_place_of_the_frozen_ones_and_leave_no_trace(family: str) -> None:
     model = causal_lm(family)
     backbone = Backbone(model)
     before = _logits(backbone)
-    generator = torch.Generator().manual_seed(1)
-    changed = {
-        name: backbone.weight(name) + 0.05 * torch.randn(backbone.weight(name).shape, generator=generator)
-        for layer in range(backbone.depth)
-        for name in [f"layers.{layer}.{linear}.weight" for linear in ADAPTED]
-    }
+    changed = _changed(backbone)
     found = all_logits(backbone, _rows(), changed)
     assert torch.equal(_logits(backbone), before)
     # What a checkpoint of the merged weights says in transformers itself.
@@ -78,6 +82,29 @@ def test_other_weights_take_the_place_of_the_frozen_ones_and_leave_no_trace(fami
 
 PROMPTS = [[5, 6, 7], [5, 6, 7], [5, 6, 7], [8], [9, 10], [5, 6, 7]]
 REPLIES = [[11, 12], [13, 14, 15, 16, 17, 1], [1], [1], [2, 3, 4], [11, 12]]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_weights_that_act_on_replies_see_their_prompts_through_the_frozen_models_cache(family: str, first: int) -> None:
+    """As transformers does it: the frozen model fills a key-value cache, and another one goes on from there."""
+    model, other = causal_lm(family), causal_lm(family, seed=9)
+    backbone = Backbone(model)
+    changed = _changed(backbone, first)
+    other.load_state_dict(backbone.merged_state(changed), strict=True)
+    batch, trace = Batch.of(PROMPTS, REPLIES), Trace(first, {first})
+    frozen = backbone.run(backbone.embed(batch), batch, 0, backbone.depth, trace=trace)
+    torch.testing.assert_close(backbone.run_reads(trace, {}), frozen, rtol=1e-5, atol=1e-5)
+    found = F.linear(backbone.normed(backbone.run_reads(trace, changed)), backbone.head())
+    assert (found - F.linear(backbone.normed(frozen), backbone.head())).abs().max() > 1e-2
+    for row, (prompt, reply) in enumerate(zip(PROMPTS, REPLIES, strict=True)):
+        *seen, last = prompt
+        cache = model(input_ids=torch.tensor([seen]), use_cache=True).past_key_values if seen else None
+        expected = other(input_ids=torch.tensor([[last, *reply]]), past_key_values=cache).logits[0]
+        torch.testing.assert_close(found[batch.predicting_BR[row, 0]], expected[0], rtol=1e-4, atol=1e-4)
+        own = found[batch.token_BR[row, : len(reply)]]
+        torch.testing.assert_close(own, expected[1:], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("shared", [True, False])

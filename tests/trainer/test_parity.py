@@ -48,8 +48,16 @@ class Independent:
     def __init__(self, backbone: Backbone) -> None:
         self.config = backbone.config
 
-    def states(self, weights: Mapping[str, Tensor], ids: list[int]) -> Tensor:
-        """(T, H), normed."""
+    def states(
+        self, weights: Mapping[str, Tensor], ids: list[int], below: Mapping[str, Tensor] | None = None, first: int = 0
+    ) -> Tensor:
+        """(T, H), normed. below: the weights of the positions before `first`."""
+
+        def product(x: Tensor, name: str) -> Tensor:
+            if below is None:
+                return x @ weights[name].T
+            return torch.cat([x[:first] @ below[name].T, x[first:] @ weights[name].T])
+
         config = self.config
         positions = torch.arange(len(ids), dtype=torch.float32)  # rotary angles are defined in fp32
         base = config.rope_parameters["rope_theta"]
@@ -68,7 +76,7 @@ class Independent:
         for index in range(config.num_hidden_layers):
             layer = f"model.layers.{index}"
             normed = norm(x, f"{layer}.input_layernorm.weight")
-            q, k, v = (normed @ weights[f"{layer}.self_attn.{each}_proj.weight"].T for each in "qkv")
+            q, k, v = (product(normed, f"{layer}.self_attn.{each}_proj.weight") for each in "qkv")
             heads, shared = [], config.num_attention_heads // config.num_key_value_heads
             for head in range(config.num_attention_heads):
                 mine = slice(head * config.head_dim, (head + 1) * config.head_dim)
@@ -76,10 +84,10 @@ class Independent:
                 scores = turned(q[:, mine]) @ turned(k[:, theirs]).T / math.sqrt(config.head_dim)
                 scores = scores.masked_fill(torch.ones(len(ids), len(ids)).triu(1).bool(), -math.inf)
                 heads.append(scores.exp() / scores.exp().sum(1, keepdim=True) @ v[:, theirs])
-            x = x + torch.cat(heads, 1) @ weights[f"{layer}.self_attn.o_proj.weight"].T
+            x = x + product(torch.cat(heads, 1), f"{layer}.self_attn.o_proj.weight")
             normed = norm(x, f"{layer}.post_attention_layernorm.weight")
-            gate, up = (normed @ weights[f"{layer}.mlp.{each}_proj.weight"].T for each in ("gate", "up"))
-            x = x + (gate * torch.sigmoid(gate) * up) @ weights[f"{layer}.mlp.down_proj.weight"].T
+            gate, up = (product(normed, f"{layer}.mlp.{each}_proj.weight") for each in ("gate", "up"))
+            x = x + product(gate * torch.sigmoid(gate) * up, f"{layer}.mlp.down_proj.weight")
         return norm(x, "model.norm.weight")
 
     def logprobs(
@@ -101,19 +109,23 @@ class Independent:
         prompt: list[int],
         reply: list[int],
         surprise: Tensor,
+        *,
+        frozen: Mapping[str, Tensor] | None,
     ) -> list[Tensor]:
-        """heads: of the states, of the columns of `surprise`, which are 0 for the prompt, and a shift."""
-        *linear, shift = heads
-        states = self.states(weights, prompt + reply)
+        """heads: of the states, of the columns of `surprise`, which are 0 for the prompt, and a shift. frozen: by which
+        the prompt is read, but for its last token; None: by `weights`, as all else."""
+        head, surprise_head, shift = heads
+        states = self.states(weights, prompt + reply, frozen, len(prompt) - 1)
         columns = torch.cat([torch.zeros(len(prompt), 2, dtype=torch.float64), surprise])
-        states = torch.cat([states, columns], 1)
-        (here, mean), (here_too, mean_too) = (head.chunk(2) for head in linear)
-        here, mean = torch.cat([here, here_too]), torch.cat([mean, mean_too])
+        here, mean, total = head.chunk(3)
+        here_too, mean_too = surprise_head.chunk(2)
         found = []
         for t in range(len(reply)):
-            value = states[len(prompt) + t - 1] @ here + shift
+            value = states[len(prompt) + t - 1] @ here + columns[len(prompt) + t - 1] @ here_too + shift
             if t:
-                value = value + states[len(prompt) : len(prompt) + t].mean(0) @ mean
+                mine = slice(len(prompt), len(prompt) + t)
+                value = value + states[mine].mean(0) @ mean + columns[mine].mean(0) @ mean_too
+                value = value + states[mine].sum(0) @ total / 16
             found.append(value)
         return found
 
@@ -225,9 +237,9 @@ def test_advantages_losses_and_gradients_are_those_of_float64(precision: torch.d
     gain, shift = ppo.reward_model.gain_M[0].double(), ppo.reward_model.shift_M[0].double()
     if any(name.startswith("weights.") for name in critic):
         moved = {name.removeprefix("weights."): p for name, p in critic.items() if name.startswith("weights.")}
-        critic_weights = merged(backbone, member.adapter, moved)
+        critic_weights, read_by = merged(backbone, member.adapter, moved), None
     else:
-        critic_weights = start
+        critic_weights, read_by = start, reference
     advantages: list[float] = []
     policy_terms: list[tuple[Tensor, float]] = []
     value_terms: list[tuple[Tensor, float, float]] = []
@@ -238,7 +250,7 @@ def test_advantages_losses_and_gradients_are_those_of_float64(precision: torch.d
             ref = independent.logprobs(reference, prompt, reply)
             surprise = independent.surprise(reference, prompt, reply)
             heads = member.head.double() * gain, member.surprise_head.double() * gain, shift
-            old_values = independent.values(start, heads, prompt, reply, surprise)
+            old_values = independent.values(start, heads, prompt, reply, surprise, frozen=read_by)
         score = experience.reward.total_B[row].double().item()
         rewards = [-KL_COEFFICIENT * (old[t] - ref[t]).item() for t in range(len(reply))]
         rewards[-1] += score
@@ -250,7 +262,7 @@ def test_advantages_losses_and_gradients_are_those_of_float64(precision: torch.d
         advantages += each
         new = independent.logprobs(new_weights, prompt, reply)
         heads = critic["head"], member.surprise_head.double() * gain, critic["shift"]
-        values = independent.values(critic_weights, heads, prompt, reply, surprise)
+        values = independent.values(critic_weights, heads, prompt, reply, surprise, frozen=read_by)
         for t in range(len(reply)):
             importance = min(float(torch.exp(old[t] - experience.sampler_BR[row, t].double())), CAP)
             policy_terms.append((torch.exp(new[t] - old[t]), importance))

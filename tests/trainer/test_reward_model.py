@@ -11,12 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.trainer.models import END, VOCAB, make_backbone, read_whole
+from tests.trainer.models import END, VOCAB, make_backbone
 from trainer.assessment import assess
 from trainer.backbone import Backbone
 from trainer.batches import Batch
 from trainer.config import LoraConfig, PpoConfig, RewardModelConfig
-from trainer.critic import make_critic
+from trainer.critic import Critic, make_critic
+from trainer.errors import OtherRewardModel
 from trainer.examples import PairExample, ThumbExample, VoteExample
 from trainer.likelihood import BOTH_BAD, LEFT, RIGHT, VoteModel
 from trainer.reward_model import FitEpoch, FitStep, Member, RewardModel, bucketed, fit, held_out_nll
@@ -185,9 +186,12 @@ def test_the_same_seed_gives_the_same_model_bit_for_bit(shared_backbone: Backbon
 
 
 def test_heads_start_with_a_deviation_of_one_over_the_root_of_inputs_plus_one(shared_backbone: Backbone) -> None:
-    heads = torch.cat([Member(shared_backbone, CONFIG, 2, seed).head for seed in range(0, 400, 2)])
-    assert heads.std().item() == pytest.approx(1 / math.sqrt(2 * shared_backbone.hidden_size + 1), rel=0.05)
-    assert abs(heads.mean().item()) < 0.01
+    inputs = 2 * shared_backbone.hidden_size
+    heads = torch.stack([Member(shared_backbone, CONFIG, 2, seed).head for seed in range(0, 400, 2)])
+    drawn, sums = heads[:, :inputs], heads[:, inputs:]
+    assert drawn.std().item() == pytest.approx(1 / math.sqrt(inputs + 1), rel=0.05)
+    assert abs(drawn.mean().item()) < 0.01
+    assert not sums.any()
 
 
 def test_standardised_scores_have_mean_zero_and_deviation_one_member_by_member(fitted: Fitted) -> None:
@@ -208,15 +212,13 @@ def test_a_score_is_read_at_the_last_real_token_and_padding_does_not_touch_it(fi
     alone = torch.cat([model.score([p], [r]) for p, r in zip(prompts, replies, strict=True)], dim=1)
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
     member: Member = model.members[0]  # type: ignore[assignment]
-    here, mean = member.head.split(model.backbone.hidden_size)  # type: ignore[no-untyped-call]
+    here, mean, total = member.head.split(model.backbone.hidden_size)  # type: ignore[no-untyped-call]
     for row, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
-        batch = read_whole([prompt + reply])
-        weights = member.adapter.merged()
-        hidden = model.backbone.run(model.backbone.embed(batch), batch, 0, model.backbone.depth, weights)
-        states = model.backbone.normed(hidden)
+        batch = Batch.of([prompt], [reply])
+        states = member.states(model.backbone, model.shared(batch))[1:]  # the first is the prompt's end
         columns = surprise_columns(model.backbone, prompt, reply)
         here_too, mean_too = member.surprise_head.chunk(2)
-        raw = states[-1] @ here + states[len(prompt) :].mean(0) @ mean
+        raw = states[-1] @ here + states.mean(0) @ mean + states.sum(0) @ total / 16
         raw = raw + columns[-1] @ here_too + columns.mean(0) @ mean_too
         expected = raw * model.gain_M[0] + model.shift_M[0]
         assert together[0, row].item() == pytest.approx(expected.item(), abs=1e-3)
@@ -233,17 +235,16 @@ def test_saved_and_loaded_scores_are_identical(fitted: Fitted, shared_backbone: 
     assert {path.suffix for path in (tmp_path / "reward_model").iterdir()} == {".safetensors", ".json"}
 
 
-def test_one_that_was_fitted_before_there_were_surprise_heads_scores_as_it_did(
-    fitted: Fitted, shared_backbone: Backbone, tmp_path: Path
-) -> None:
+def test_one_that_an_older_kudos_fitted_is_refused(fitted: Fitted, shared_backbone: Backbone, tmp_path: Path) -> None:
     model, _, _ = fitted
-    model.save(tmp_path)
-    file = tmp_path / "reward_model.safetensors"
-    save_file({name: each for name, each in load_file(file).items() if "surprise" not in name}, file)
-    loaded = RewardModel.load(tmp_path, shared_backbone)
-    for old, new in zip(model.members, loaded.members, strict=True):
-        assert torch.equal(cast(Member, old).head, cast(Member, new).head)
-        assert not cast(Member, new).surprise_head.any()
+    folder = tmp_path / "run_1" / "reward_model"
+    model.save(folder)
+    file = folder / "reward_model.safetensors"
+    inputs = 2 * shared_backbone.hidden_size
+    older = {name: each[:inputs].clone() if name.endswith(".head") else each for name, each in load_file(file).items()}
+    save_file(older, file)
+    with pytest.raises(OtherRewardModel, match=r"run_1 was fitted by an older kudos.*start another run"):
+        RewardModel.load(folder, shared_backbone)
 
 
 def test_what_all_members_read_is_the_frozen_models_and_causal(fitted: Fitted) -> None:
@@ -261,43 +262,62 @@ def test_what_all_members_read_is_the_frozen_models_and_causal(fitted: Fitted) -
         )
 
 
-CRITICS = {"adapter": {}, "head": {"critic": "head"}, "full": {"method": "full"}}
+CRITICS = {"adapter": {"critic": "adapter"}, "head": {"critic": "head"}, "full": {"method": "full"}}
+
+
+def critic_settings(kind: str) -> PpoConfig:
+    return PpoConfig.model_validate({"learning_rate": 1e-5, "critic_learning_rate": 1e-5} | CRITICS[kind])
 
 
 @pytest.fixture(params=CRITICS)
 def critic_config(request: pytest.FixtureRequest) -> PpoConfig:
-    return PpoConfig.model_validate({"learning_rate": 1e-5, "critic_learning_rate": 1e-5} | CRITICS[request.param])
+    return critic_settings(request.param)
+
+
+def values_of(critic: Critic, model: RewardModel, batch: Batch) -> torch.Tensor:
+    shared = model.shared(batch)
+    frozen = critic.frozen(shared.trace.inputs[model.first], model.states(shared)[0])
+    return critic.values(frozen, shared.surprise_CF, batch, critic.merged())
 
 
 @torch.no_grad()
-def test_the_critic_starts_as_the_reward_models_first_member_in_the_rewards_units(
-    fitted: Fitted, critic_config: PpoConfig
-) -> None:
+def test_the_critic_starts_as_the_reward_models_first_member_in_the_rewards_units(fitted: Fitted) -> None:
     model, _, _ = fitted
     prompts, replies = _replies(30, seed=16)
     model.standardise(prompts, replies)
-    critic = make_critic(model, critic_config)
-    batch = Batch.of(prompts, replies)
-
-    def values_of(batch: Batch) -> torch.Tensor:
-        shared = model.shared(batch)
-        frozen = critic.frozen(shared.lower_NH, model.states(shared, batch)[0])
-        return critic.values(frozen, shared.surprise_CF, batch, critic.merged())
-
+    critic = make_critic(model, PpoConfig(critic="head"))
+    values = values_of(critic, model, Batch.of(prompts, replies))
     assert critic.surprise_head.any()
-    values = values_of(batch)
     # Extended by one token, the value before that token is what the first member thinks of the reply so far.
     extended = Batch.of(prompts, [[*reply, 9] for reply in replies])
-    before_it = values_of(extended)
+    before_it = values_of(critic, model, extended)
     last = before_it.gather(1, (extended.reply_lengths_B - 1)[:, None]).squeeze(1)
     torch.testing.assert_close(last, model.score(prompts, replies)[0], rtol=1e-4, atol=1e-4)
     # And every value is read one position before its token.
     for row in range(5):
-        for t in range(len(replies[row])):
-            seen = Batch.of([prompts[row]], [replies[row][:t] or [2]])
-            if t:
-                expected = model.scores(model.shared(seen), seen)[0, 0]
-                assert values[row, t].item() == pytest.approx(expected.item(), abs=1e-3)
+        for t in range(1, len(replies[row])):
+            seen = Batch.of([prompts[row]], [replies[row][:t]])
+            expected = model.scores(model.shared(seen), seen)[0, 0]
+            assert values[row, t].item() == pytest.approx(expected.item(), abs=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["adapter", "full"])
+def test_a_critic_whose_layers_learn_starts_with_that_members_weights_and_reads_prompts_by_them_too(
+    fitted: Fitted, kind: str
+) -> None:
+    model, _, _ = fitted
+    prompts, replies = _replies(30, seed=16)
+    model.standardise(prompts, replies)
+    critic, batch = make_critic(model, critic_settings(kind)), Batch.of(prompts, replies)
+    member, backbone = cast(Member, model.members[0]), model.backbone
+    hidden = backbone.run(backbone.embed(batch), batch, 0, backbone.depth, member.adapter.merged())
+    raw = member.readout(backbone.normed(hidden), model.shared(batch), batch)[:, :-1]
+    expected = raw * model.gain_M[0] + model.shift_M[0]
+    values = values_of(critic, model, batch)
+    torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-4)
+    heads = values_of(make_critic(model, PpoConfig(critic="head")), model, batch)
+    assert (values - heads).abs().max() > 0.01
 
 
 def test_the_critics_training_leaves_the_reward_model_alone(fitted: Fitted, critic_config: PpoConfig) -> None:
